@@ -6,12 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from iftb_store._version import __version__ as __version__
+from iftb_store.analytics.fills import FillSummary, add_up_fills
 from iftb_store.errors import (
     AmbiguousPositionError,
+    BalanceConflictError,
     CollisionError,
     CommitOutcomeUnknown,
     ConfigurationError,
+    FillConflictError,
     InvalidValueError,
+    LedgerConflictError,
     MissingDriverError,
     NotConnectedError,
     NotFoundError,
@@ -27,15 +31,43 @@ from iftb_store.errors import (
 )
 from iftb_store.health import BarPartition, Health, Partitioning, SchemaState, SchemaStatus
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
+from iftb_store.models import (
+    BalanceSnapshot,
+    Fill,
+    LedgerEntry,
+    OHLCVBar,
+    Position,
+    Series,
+    SystemEvent,
+    Trade,
+    TradeChanges,
+    TradeFilters,
+    TradeStatistics,
+    UpsertReport,
+)
 from iftb_store.protocols import Capability, Isolation, Session
+from iftb_store.repositories.balances import BalanceRepository
 from iftb_store.repositories.events import SystemEventRepository
+from iftb_store.repositories.fills import FillRepository
+from iftb_store.repositories.ledger import LedgerRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.tables import Base
-from iftb_store.values.choices import Action, Conflict, Decimals, Fees, PositionStatus, ReadDecimals, Severity, Side
+from iftb_store.values.choices import (
+    Action,
+    Conflict,
+    Decimals,
+    Fees,
+    FillSide,
+    LedgerKind,
+    Liquidity,
+    PositionStatus,
+    ReadDecimals,
+    Severity,
+    Side,
+)
 from iftb_store.values.decimals import quantize
 from iftb_store.values.timeframes import TIMEFRAMES, Timeframe, check_timeframe
 
@@ -68,6 +100,9 @@ __all__ = [
     "Action",
     "AmbiguousPositionError",
     "BackupReport",
+    "BalanceConflictError",
+    "BalanceRepository",
+    "BalanceSnapshot",
     "BarPartition",
     "Base",
     "Capability",
@@ -87,6 +122,11 @@ __all__ = [
     "ExportReport",
     "Fees",
     "FileFormat",
+    "Fill",
+    "FillConflictError",
+    "FillRepository",
+    "FillSide",
+    "FillSummary",
     "Finding",
     "GroupFigures",
     "Health",
@@ -95,6 +135,11 @@ __all__ = [
     "ImportedFile",
     "InvalidValueError",
     "Isolation",
+    "LedgerConflictError",
+    "LedgerEntry",
+    "LedgerKind",
+    "LedgerRepository",
+    "Liquidity",
     "MissingDriverError",
     "NotConnectedError",
     "NotFoundError",
@@ -131,6 +176,7 @@ __all__ = [
     "Trade",
     "TradeChanges",
     "TradeConflictError",
+    "TradeFilters",
     "TradeRepository",
     "TradeStatistics",
     "TransientError",
@@ -139,6 +185,7 @@ __all__ = [
     "UpsertReport",
     "VerifiedPart",
     "VerifyReport",
+    "add_up_fills",
     "backup",
     "check_timeframe",
     "copy",

@@ -303,6 +303,15 @@ class SupportsExchanges(Protocol):
 
 
 @runtime_checkable
+class SupportsValues(Protocol):
+    """Lookups that find the different values of columns of text; optional. Without it, the latest balances need all snapshots."""
+
+    async def find_values(self, selection: RowFilter, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return the different values that the selected rows have in columns of text, in any order."""
+        ...
+
+
+@runtime_checkable
 class SupportsFingerprints(Protocol):
     """Lookups whose engine computes fingerprints of bars in a query; optional. Without it, a copy reads the whole source."""
 

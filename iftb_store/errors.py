@@ -57,6 +57,54 @@ class TradeConflictError(StoreError):
         return type(self), (str(self), self.fields)
 
 
+class FillConflictError(StoreError):
+    """A fill is already stored with other values, or the fills of a trade are of another symbol, exchange or account.
+
+    Attributes:
+        fields: the names of the fields that differ.
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.fields)
+
+
+class LedgerConflictError(StoreError):
+    """An entry of the ledger is already stored with other values.
+
+    Attributes:
+        fields: the names of the fields that differ.
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.fields)
+
+
+class BalanceConflictError(StoreError):
+    """A snapshot of the same balance at the same time is already stored with other values.
+
+    Attributes:
+        fields: the names of the fields that differ.
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.fields)
+
+
 class PositionConflictError(StoreError):
     """The caller tried to store a position over an open position of another trade; nothing was written.
 

@@ -8,16 +8,16 @@ the ``id`` of a position, which selects the position to update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, TypedDict
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.values import checks
-from iftb_store.values.choices import Action, PositionStatus, Severity, Side
-from iftb_store.values.decimals import CONTEXT, NUMBER, decimal, to_index
-from iftb_store.values.display import describe_value, show, type_name
+from iftb_store.values.ccxt import CCXT_COLUMNS, read_milliseconds, read_number
+from iftb_store.values.choices import Action, FillSide, LedgerKind, Liquidity, PositionStatus, Severity, Side
+from iftb_store.values.decimals import CONTEXT
+from iftb_store.values.display import type_name
 from iftb_store.values.timeframes import Timeframe
 
 
@@ -80,54 +80,25 @@ class OHLCVBar:
             (str(bar.timestamp), bar.open)  # -> ('2024-02-01 00:00:00+00:00', Decimal('42580.01'))
         """
         if isinstance(row, Mapping):
-            missing = next((name for name in _CCXT if name not in row), None)
+            missing = next((name for name in CCXT_COLUMNS if name not in row), None)
             if missing is not None:
-                raise InvalidValueError(f"the row has no {missing}; a dict of a bar has the keys {', '.join(_CCXT)}")
-            values = [row[name] for name in _CCXT]
+                raise InvalidValueError(f"the row has no {missing}; a dict of a bar has the keys {', '.join(CCXT_COLUMNS)}")
+            values = [row[name] for name in CCXT_COLUMNS]
         elif isinstance(row, Sequence) and not isinstance(row, str | bytes):
             values = list(row)
-            if len(values) != len(_CCXT):
-                raise InvalidValueError(f"the row has {len(values)} values; a row of a bar is [{', '.join(_CCXT)}]")
+            if len(values) != len(CCXT_COLUMNS):
+                raise InvalidValueError(f"the row has {len(values)} values; a row of a bar is [{', '.join(CCXT_COLUMNS)}]")
         else:
-            raise InvalidValueError(f"row must be a list [{', '.join(_CCXT)}] or a dict with these keys, not {type_name(row)}")
+            raise InvalidValueError(
+                f"row must be a list [{', '.join(CCXT_COLUMNS)}] or a dict with these keys, not {type_name(row)}"
+            )
         moment, *prices, volume = values
         decimals = [
-            _from_ccxt(value, name) for name, value in zip(_CCXT[1:], [*prices, 0 if volume is None else volume], strict=True)
+            read_number(value, name)
+            for name, value in zip(CCXT_COLUMNS[1:], [*prices, 0 if volume is None else volume], strict=True)
         ]
         open_, high, low, close, amount = decimals
-        return cls(symbol, exchange, timeframe, _from_milliseconds(moment), open_, high, low, close, amount)
-
-
-#: The values of a row of ccxt, in this order.
-_CCXT = ("timestamp", "open", "high", "low", "close", "volume")
-# as milliseconds since 1970, numbers between this and checks.LEAST_MILLISECONDS lie in 1970 to 1973, before any candle
-_LEAST_SECONDS = 100_000_000
-
-
-def _from_ccxt(value: object, name: str) -> Decimal:
-    if isinstance(value, float):
-        return checks.rounded_decimal(Decimal(float.__repr__(value)), name)
-    if isinstance(value, str):
-        if not NUMBER.fullmatch(value):
-            raise InvalidValueError(f"{name} {show(value)} is not a decimal number")
-        return decimal(Decimal(value), name)
-    return decimal(value, name)
-
-
-def _from_milliseconds(value: object) -> datetime:
-    number = int(value) if isinstance(value, float) and value.is_integer() else to_index(value)
-    if number is not None and _LEAST_SECONDS <= number < checks.LEAST_MILLISECONDS:
-        raise InvalidValueError(
-            f"timestamp {number} is in seconds since 1970, but a row of ccxt has milliseconds; multiply by 1000"
-        )
-    if number is None:
-        raise InvalidValueError(f"timestamp must be a whole number of milliseconds since 1970, not {describe_value(value)}")
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=number)
-    except OverflowError as error:
-        raise InvalidValueError(
-            f"timestamp {number} lies outside the years 1 to 9999; it is in milliseconds since 1970"
-        ) from error
+        return cls(symbol, exchange, timeframe, read_milliseconds(moment), open_, high, low, close, amount)
 
 
 @dataclass(slots=True)
@@ -161,6 +132,10 @@ class Trade:
         id: the number that the store gave the row, for `TradeRepository.update`; None before the trade is stored.
         created_at: when the store inserted the row, UTC.
         updated_at: when the store changed the row last, UTC.
+        account: the account that the trade belongs to; the empty text without one.
+        strategy: the strategy that opened the trade; None if unknown.
+        exit_reason: why the trade was closed, e.g. stop_loss; None if it is open or the reason is unknown.
+        tags: words of the bot's own, in its order, by which trades can be found again.
     """
 
     trade_id: str
@@ -189,6 +164,10 @@ class Trade:
     id: int | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    account: str = ""
+    strategy: str | None = None
+    exit_reason: str | None = None
+    tags: list[str] = field(default_factory=list)
 
 
 class TradeChanges(TypedDict, total=False):
@@ -216,11 +195,31 @@ class TradeChanges(TypedDict, total=False):
     position_size_pct: Decimal | None
     decision_reasons: dict[str, Any] | None
     llm_analysis: dict[str, Any] | None
+    account: str
+    strategy: str | None
+    exit_reason: str | None
+    tags: list[str]
+
+
+class TradeFilters(TypedDict, total=False):
+    """The values by which the lists and the statistics of `iftb_store.TradeRepository` can be limited; None means any value.
+
+    Attributes:
+        account: only trades of this account; the empty text: those without one.
+        strategy: only trades of this strategy.
+        exit_reason: only trades that were closed for this reason.
+        tag: only trades that have this tag.
+    """
+
+    account: str | None
+    strategy: str | None
+    exit_reason: str | None
+    tag: str | None
 
 
 @dataclass(slots=True)
 class Position:
-    """One position of the bot; at most one position with the same symbol, exchange and side is open.
+    """One position of the bot; at most one of an exchange, account, symbol and side is open.
 
     Attributes:
         symbol: the symbol.
@@ -243,6 +242,7 @@ class Position:
         id: the number that the store gave the row; if it is set, `PositionRepository.update_position` updates this row.
         last_updated: when the store changed the row last, UTC.
         created_at: when the store inserted the row, UTC.
+        account: the account that the position belongs to; the empty text without one.
     """
 
     symbol: str
@@ -265,6 +265,7 @@ class Position:
     id: int | None = None
     last_updated: datetime | None = None
     created_at: datetime | None = None
+    account: str = ""
 
 
 @dataclass(slots=True)
@@ -283,6 +284,7 @@ class SystemEvent:
         stack_trace: the traceback of an error.
         id: the number that the store gave the row.
         created_at: when the event happened, or was logged, UTC.
+        account: the account that the event is about; the empty text without one.
     """
 
     event_type: str
@@ -294,6 +296,109 @@ class SystemEvent:
     trade_id: str | None = None
     position_id: int | None = None
     stack_trace: str | None = None
+    id: int | None = None
+    created_at: datetime | None = None
+    account: str = ""
+
+
+@dataclass(slots=True)
+class Fill:
+    """One fill: the part of an order that one execution filled. An exchange, account, symbol and fill_id name it.
+
+    Attributes:
+        fill_id: the exchange's name of the execution, e.g. the id that ccxt gives for "my trades".
+        symbol: the symbol.
+        exchange: the exchange.
+        side: "buy" or "sell".
+        price: the price, in quote currency.
+        quantity: the quantity in base currency, above 0.
+        timestamp: the time of the execution, UTC.
+        trade_id: the `Trade.trade_id` of the trade that the fill belongs to, stored or not; None if it belongs to none.
+        order_id: the exchange's name of the order; None if unknown.
+        fee: the fee, in fee_currency; negative for a rebate.
+        fee_currency: the currency of the fee; None for the quote currency of the symbol.
+        liquidity: "maker" or "taker"; None if unknown.
+        account: the account that the fill belongs to; the empty text without one.
+        id: the store's number of the row; None before the fill is stored.
+        created_at: when the store inserted the row, UTC.
+    """
+
+    fill_id: str
+    symbol: str
+    exchange: str
+    side: FillSide
+    price: Decimal
+    quantity: Decimal
+    timestamp: datetime
+    trade_id: str | None = None
+    order_id: str | None = None
+    fee: Decimal = Decimal(0)
+    fee_currency: str | None = None
+    liquidity: Liquidity | None = None
+    account: str = ""
+    id: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class LedgerEntry:
+    """One entry of the ledger: money that an account received or paid. An exchange, account, kind and external_id name it.
+
+    Attributes:
+        kind: "deposit", "withdrawal", "funding", "fee", "rebate", "interest", "transfer" or "adjustment".
+        currency: the currency of the amount.
+        amount: the amount, positive if the account received it and negative if it paid it.
+        timestamp: the time of the entry, UTC.
+        exchange: the exchange.
+        symbol: the symbol that the entry is about, e.g. of a funding payment; None without one.
+        trade_id: the `Trade.trade_id` of the trade that the entry is about; None if there is none.
+        external_id: the exchange's name of the entry, unique among those of its kind. None: the store makes up a new name when
+            the entry is stored, so that an entry stored twice is two entries.
+        details: more values, as a JSON object.
+        account: the account that the entry belongs to; the empty text without one.
+        id: the store's number of the row; None before the entry is stored.
+        created_at: when the store inserted the row, UTC.
+    """
+
+    kind: LedgerKind
+    currency: str
+    amount: Decimal
+    timestamp: datetime
+    exchange: str
+    symbol: str | None = None
+    trade_id: str | None = None
+    external_id: str | None = None
+    details: dict[str, Any] | None = None
+    account: str = ""
+    id: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class BalanceSnapshot:
+    """The balance of one currency at one time. An exchange, account, currency and timestamp name it.
+
+    Attributes:
+        exchange: the exchange.
+        currency: the currency of the amounts.
+        timestamp: the time of the balance, UTC.
+        total: the whole balance, without unrealized_pnl.
+        free: the part that is free for new orders; None if unknown.
+        used: the part that orders and positions bind; None if unknown.
+        unrealized_pnl: the unrealized profit of the open positions, negative for a loss; None if unknown.
+        account: the account that the balance belongs to; the empty text without one.
+        id: the store's number of the row; None before the snapshot is stored.
+        created_at: when the store inserted the row, UTC.
+    """
+
+    exchange: str
+    currency: str
+    timestamp: datetime
+    total: Decimal
+    free: Decimal | None = None
+    used: Decimal | None = None
+    unrealized_pnl: Decimal | None = None
+    account: str = ""
     id: int | None = None
     created_at: datetime | None = None
 

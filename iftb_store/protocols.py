@@ -25,7 +25,18 @@ from sqlalchemy import URL, Executable, Result, ScalarResult
 
 from iftb_store.batches.bars import BarBatch
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeTotals, WriteCounts
+from iftb_store.models import (
+    BalanceSnapshot,
+    Fill,
+    LedgerEntry,
+    OHLCVBar,
+    Position,
+    Series,
+    SystemEvent,
+    Trade,
+    TradeTotals,
+    WriteCounts,
+)
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 
 if TYPE_CHECKING:
@@ -42,7 +53,7 @@ ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 #: overwrites them too, and counts the inserted and the changed bars.
 WriteMode = Literal["insert", "upsert", "count"]
 #: A row of a table of records.
-Record = Trade | Position | SystemEvent
+Record = Trade | Position | SystemEvent | Fill | LedgerEntry | BalanceSnapshot
 
 
 class Capability(Enum):
@@ -235,7 +246,7 @@ class RecordStore(Protocol):
         """Insert a row and return its id, which the store assigns; all other values are stored unchanged.
 
         Raises:
-            IntegrityError: a trade with the same trade_id is stored, or an open position with the same exchange, symbol and side.
+            IntegrityError: a row with the same values in `TableSpec.unique` is stored, of positions an open one.
         """
         ...
 
@@ -243,22 +254,22 @@ class RecordStore(Protocol):
         """Set the columns in ``changes`` in the rows that have the values ``equal`` (None: NULL); return their number.
 
         Raises:
-            IntegrityError: another open position has the new (exchange, symbol, side).
+            IntegrityError: another open position has the new (exchange, account, symbol, side).
         """
         ...
 
     async def upsert_position(self, position: Position, *, replace: bool) -> bool:
-        """Update the open position with the same (exchange, symbol, side), or insert the position; return whether it was written.
+        """Update the open position with the same `TableSpec.unique`, or insert the position; return whether it did.
 
         Unless ``replace`` is set, nothing is written if the two positions have different trade_ids, neither of them None. A
         stored position keeps its id and created_at. The call is atomic, even if two sessions call at once.
         """
         ...
 
-    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Add up the trades whose realized_pnl is set and whose exit_time (or updated_at, if exit_time is None) is >= since.
+    async def get_totals(self, since: datetime, trades: RowFilter) -> TradeTotals:
+        """Add up the selected trades whose realized_pnl is set and whose exit_time (or updated_at, if it is None) is >= since.
 
-        Only trades of ``exchange`` are added; None: of all exchanges. Sums are exact and may exceed the range of a column.
+        ``trades`` has values in ``equal`` and ``tag`` only. Sums are exact and may exceed the range of a column.
         """
         ...
 
@@ -281,15 +292,15 @@ class Stores(Protocol):
         """Store complete rows unchanged, including the times that the store otherwise sets; all rows or none.
 
         ``rows`` has the schema of `iftb_store.batches.arrow.arrow_schema`; the keys are distinct and in order. A row whose key
-        is not stored is inserted. Of a stored row, only the columns `TableSpec.overwritten` change. The id of a bar is never
-        written, as the store assigns it, and a stored bar keeps its created_at. For the other tables, the ids in ``rows`` are
-        written, and ids that the store assigns later are greater; if the ids are all NULL, the store assigns them. A batch may
-        close one position and open another one with the same exchange, symbol and side.
+        is not stored is inserted. Of a stored row, the columns `TableSpec.overwritten` are overwritten: the id of a bar is the
+        store's own and never written, and a stored bar keeps its created_at. The ids of other rows are written, and ids that
+        the store assigns later are greater; or they are all NULL, and the store assigns them. A batch may close one position
+        and open another one with the same exchange, account, symbol and side.
 
         Raises:
             IntegrityError: a row has the id of a different stored row, even if that row is committed during this call. Stored
-                rows are different if they differ in `TableSpec.identity`. Or a row has the same id, trade_id, or (of open
-                positions) exchange, symbol and side as a stored row that is not overwritten, or as another row of the batch.
+                rows are different if they differ in `TableSpec.identity`. Or a row has the same id, or values in
+                `TableSpec.unique`, as a stored row that is not overwritten, or as another row of the batch.
         """
         ...
 

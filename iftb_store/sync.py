@@ -28,6 +28,7 @@ from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Session
 from iftb_store.repositories.base import Clock, utc_now
 from iftb_store.repositories.events import SystemEventRepository
+from iftb_store.repositories.fills import FillRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
@@ -59,6 +60,7 @@ _REWRITTEN = {
     r"\bTradeRepository\((\w+)\)": r"\1.trades",
     r"\bPositionRepository\((\w+)\)": r"\1.positions",
     r"\bSystemEventRepository\((\w+)\)": r"\1.events",
+    r"\bFillRepository\((\w+)\)": r"\1.fills",
 }
 
 _NOT_PLAIN = "work must be a plain function in the blocking façade, not an async function or one that returns an awaitable"
@@ -179,14 +181,45 @@ class _Repository(_Blocking):
             InvalidValueError: the session has another type, or the clock is not callable.
 
         Example:
-            from iftb_store.sync import SyncTradeRepository
+            from iftb_store.sync import SyncOHLCVRepository
 
-            trades = SyncTradeRepository(db, clock=lambda: start)
-            trades.get_by_id(trades.insert(new_trade)).created_at == start  # -> True
+            [bar] = SyncOHLCVRepository(db, clock=lambda: start).get_latest("BTCUSDT", "1h", limit=1)
+            str(bar.timestamp)  # -> '2024-02-01 23:00:00+00:00'
         """
+        self._create(session, clock=clock)
+
+    def _create(self, session: SyncStore | SyncSession, **options: Any) -> None:
         if not isinstance(session, SyncStore | SyncSession):
             raise InvalidValueError(f"session must be a store from open_store() or a session of it, not {type_name(session)}")
-        super().__init__(self._source(session._target, clock=clock), session._store)
+        super().__init__(self._source(session._target, **options), session._store)
+
+
+class _RecordRepository(_Repository):
+    """Base of the blocking repositories of records, which can be those of one account."""
+
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = utc_now) -> None:
+        """Create a repository for a session, or for a store, with which each call runs in a new transaction.
+
+        The attributes of a store or session, e.g. ``db.trades``, are such repositories, of all accounts.
+
+        Args:
+            session: a session from ``db.get_session()``, or the store.
+            account: the account whose rows the repository reads and writes; None: all, see `iftb_store.TradeRepository`.
+            clock: function that returns the time for created_at, updated_at and last_updated; tests pass their own.
+
+        Raises:
+            Unsupported: the backend does not keep these rows.
+            InvalidValueError: the session has another type, the account is not text that can be stored, or the clock is not
+                callable.
+
+        Example:
+            from iftb_store.sync import SyncTradeRepository
+
+            trades = SyncTradeRepository(db, account="bot-a", clock=lambda: start)
+            trade = trades.get_by_id(trades.insert(new_trade))
+            (trade.account, trade.created_at == start)  # -> ('bot-a', True)
+        """
+        self._create(session, account=account, clock=clock)
 
 
 @_make_blocking(OHLCVRepository)
@@ -197,24 +230,31 @@ class SyncOHLCVRepository(_Repository):
 
 
 @_make_blocking(TradeRepository)
-class SyncTradeRepository(_Repository):
+class SyncTradeRepository(_RecordRepository):
     """`iftb_store.TradeRepository` for blocking code."""
 
     _source = TradeRepository
 
 
 @_make_blocking(PositionRepository)
-class SyncPositionRepository(_Repository):
+class SyncPositionRepository(_RecordRepository):
     """`iftb_store.PositionRepository` for blocking code."""
 
     _source = PositionRepository
 
 
 @_make_blocking(SystemEventRepository)
-class SyncSystemEventRepository(_Repository):
+class SyncSystemEventRepository(_RecordRepository):
     """`iftb_store.SystemEventRepository` for blocking code."""
 
     _source = SystemEventRepository
+
+
+@_make_blocking(FillRepository)
+class SyncFillRepository(_RecordRepository):
+    """`iftb_store.FillRepository` for blocking code."""
+
+    _source = FillRepository
 
 
 class _HasRepositories(_Blocking):
@@ -239,6 +279,11 @@ class _HasRepositories(_Blocking):
     def events(self) -> SyncSystemEventRepository:
         """The repository of system events."""
         return SyncSystemEventRepository(self)
+
+    @cached_property
+    def fills(self) -> SyncFillRepository:
+        """The repository of fills."""
+        return SyncFillRepository(self)
 
 
 @_make_blocking(Session, "iftb_store_backend")

@@ -1,7 +1,7 @@
 """The types of the blocking façade; written by `nox -s stub` from the async classes."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, tzinfo
 from decimal import Decimal
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
-from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.fills import FillSummary
 from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
@@ -20,7 +20,18 @@ from iftb_store.files.import_files import Columns, ImportReport, Paths
 from iftb_store.health import Health, Partitioning, SchemaStatus
 from iftb_store.html_report.functions import HtmlReport
 from iftb_store.manager import A, T
-from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade, TradeChanges, TradeStatistics, UpsertReport
+from iftb_store.models import (
+    Fill,
+    OHLCVBar,
+    Position,
+    Series,
+    SystemEvent,
+    Trade,
+    TradeChanges,
+    TradeFilters,
+    TradeStatistics,
+    UpsertReport,
+)
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.repositories.base import Clock
 from iftb_store.repositories.ohlcv import ArrowData
@@ -184,7 +195,7 @@ class SyncOHLCVRepository:
 class SyncTradeRepository:
     """`iftb_store.TradeRepository` for blocking code."""
 
-    def __init__(self, session: SyncStore | SyncSession, *, clock: Clock = ...) -> None: ...
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = ...) -> None: ...
     def insert(self, trade: Trade) -> int:
         """Insert a trade and return its id."""
 
@@ -200,7 +211,14 @@ class SyncTradeRepository:
     def get_by_trade_id(self, trade_id: str) -> Trade | None:
         """Return the trade with this trade_id, which the bot assigned, or None."""
 
-    def get_open(self, *, symbol: str | None = None, side: Side | None = None, exchange: str | None = "binance") -> list[Trade]:
+    def get_open(
+        self,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = "binance",
+        **filters: Unpack[TradeFilters],
+    ) -> list[Trade]:
         """Return the open trades: those with the action open whose realized_pnl is not set; oldest first."""
 
     def get_range(
@@ -211,31 +229,25 @@ class SyncTradeRepository:
         symbol: str | None = None,
         side: Side | None = None,
         exchange: str | None = "binance",
+        **filters: Unpack[TradeFilters],
     ) -> list[Trade]:
         """Return the trades with start <= entry_time <= end, open and closed, oldest first."""
 
-    def get_recent(self, limit: int = 100) -> list[Trade]:
+    def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
         """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first."""
 
-    def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str | None = "binance") -> list[Trade]:
+    def get_by_symbol(
+        self, symbol: str, limit: int = 100, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
+    ) -> list[Trade]:
         """Return the newest trades of one symbol, ordered by entry_time, then id; newest first."""
 
-    def get_statistics(self, days: int = 30, exchange: str | None = "binance") -> TradeStatistics:
+    def get_statistics(
+        self, days: int = 30, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
+    ) -> TradeStatistics:
         """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days."""
 
-    def get_performance(
-        self,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        exchange: str | None = "binance",
-        *,
-        symbol: str | None = None,
-        side: Side | None = None,
-        starting_balance: Decimal | None = None,
-        fees: Fees = "apart",
-        tz: tzinfo = ...,
-    ) -> PerformanceReport:
-        """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
+    def apply_fills(self, trade_id: str, *, quote_currency: str | None = None) -> FillSummary:
+        """Set the figures of a trade from all its fills, which `FillRepository.record` stored, and return what they add up to."""
 
     def read_arrow(
         self,
@@ -244,6 +256,7 @@ class SyncTradeRepository:
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         decimals: ReadDecimals | None = None,
     ) -> pa.Table:
         """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot."""
@@ -255,6 +268,7 @@ class SyncTradeRepository:
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         batch_size: int = 65536,
         decimals: ReadDecimals | None = None,
     ) -> SyncStream[pa.RecordBatch]:
@@ -263,11 +277,13 @@ class SyncTradeRepository:
 class SyncPositionRepository:
     """`iftb_store.PositionRepository` for blocking code."""
 
-    def __init__(self, session: SyncStore | SyncSession, *, clock: Clock = ...) -> None: ...
-    def get_open_positions(self, exchange: str | None = "binance") -> list[Position]:
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = ...) -> None: ...
+    def get_open_positions(self, exchange: str | None = "binance", *, account: str | None = None) -> list[Position]:
         """Return the open positions of an exchange, ordered by entry_time, then id; oldest first."""
 
-    def get_position(self, symbol: str, exchange: str | None = "binance", *, side: Side | None = None) -> Position | None:
+    def get_position(
+        self, symbol: str, exchange: str | None = "binance", *, side: Side | None = None, account: str | None = None
+    ) -> Position | None:
         """Return the open position of a symbol, or None; ``side`` selects the long or the short position."""
 
     def update_position(self, position: Position, *, replace: bool = False) -> None:
@@ -283,6 +299,7 @@ class SyncPositionRepository:
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         decimals: ReadDecimals | None = None,
     ) -> pa.Table:
         """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot."""
@@ -294,6 +311,7 @@ class SyncPositionRepository:
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         batch_size: int = 65536,
         decimals: ReadDecimals | None = None,
     ) -> SyncStream[pa.RecordBatch]:
@@ -302,7 +320,7 @@ class SyncPositionRepository:
 class SyncSystemEventRepository:
     """`iftb_store.SystemEventRepository` for blocking code."""
 
-    def __init__(self, session: SyncStore | SyncSession, *, clock: Clock = ...) -> None: ...
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = ...) -> None: ...
     def log_event(
         self,
         event_type: str,
@@ -319,7 +337,9 @@ class SyncSystemEventRepository:
     ) -> None:
         """Append an event."""
 
-    def get_recent_events(self, severity: Severity | None = None, limit: int = 100) -> list[SystemEvent]:
+    def get_recent_events(
+        self, severity: Severity | None = None, limit: int = 100, *, account: str | None = None
+    ) -> list[SystemEvent]:
         """Return the newest events of one severity, or of all severities, ordered by created_at, then id; newest first."""
 
     def get_events(
@@ -330,6 +350,7 @@ class SyncSystemEventRepository:
         trade_id: str | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
+        account: str | None = None,
     ) -> list[SystemEvent]:
         """Return all events, or only those with the given values, of all exchanges; oldest first."""
 
@@ -340,6 +361,7 @@ class SyncSystemEventRepository:
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         decimals: ReadDecimals | None = None,
     ) -> pa.Table:
         """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot."""
@@ -351,6 +373,73 @@ class SyncSystemEventRepository:
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
+        batch_size: int = 65536,
+        decimals: ReadDecimals | None = None,
+    ) -> SyncStream[pa.RecordBatch]:
+        """Return a stream of the rows of read_arrow, in constant memory, as record batches."""
+
+class SyncFillRepository:
+    """`iftb_store.FillRepository` for blocking code."""
+
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = ...) -> None: ...
+    def record(self, fill: Fill) -> bool:
+        """Store a fill unless an equal one is stored; return whether it was new."""
+
+    def record_many(self, fills: Iterable[Fill]) -> list[bool]:
+        """Store the fills of which no equal one is stored, all or none; return for each whether it was new."""
+
+    def get_by_trade(self, trade_id: str, *, account: str | None = None) -> list[Fill]:
+        """Return the fills of a trade, ordered by timestamp, then id; oldest first."""
+
+    def get_range(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        symbol: str | None = None,
+        exchange: str | None = "binance",
+        account: str | None = None,
+    ) -> list[Fill]:
+        """Return the fills with start <= timestamp <= end, oldest first."""
+
+    def stream(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        batch_size: int = 1000,
+    ) -> SyncStream[list[Fill]]:
+        """Return a stream of the fills, or only of those of a symbol, exchange or time window, in constant memory, as lists."""
+
+    def write_arrow(
+        self, data: ArrowData, *, symbol: str | None = None, exchange: str | None = None, decimals: Decimals | None = None
+    ) -> int:
+        """Record the fills of an Arrow table, record batches or a data frame; the rules of record_many apply."""
+
+    def read_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        decimals: ReadDecimals | None = None,
+    ) -> pa.Table:
+        """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot."""
+
+    def stream_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
         batch_size: int = 65536,
         decimals: ReadDecimals | None = None,
     ) -> SyncStream[pa.RecordBatch]:
@@ -367,6 +456,8 @@ class SyncSession:
     def positions(self) -> SyncPositionRepository: ...
     @property
     def events(self) -> SyncSystemEventRepository: ...
+    @property
+    def fills(self) -> SyncFillRepository: ...
     def execute(self, statement: Executable, params: Any = None, /) -> Result[*tuple[Any, ...],]:
         """Run one statement."""
 
@@ -395,15 +486,9 @@ class SyncStore:
     def positions(self) -> SyncPositionRepository: ...
     @property
     def events(self) -> SyncSystemEventRepository: ...
-    def __init__(
-        self,
-        database_url: str | URL,
-        pool_size: int = 5,
-        max_overflow: int = 10,
-        echo: bool = False,
-        *,
-        read_url: str | URL | None = None,
-    ) -> None: ...
+    @property
+    def fills(self) -> SyncFillRepository: ...
+    def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None: ...
     @property
     def url(self) -> str:
         """The URL as text for messages, with the password hidden."""
@@ -464,6 +549,7 @@ def copy(
     exchanges: str | Collection[str] = (),
     symbols: str | Collection[str] = (),
     timeframes: str | Collection[str] = (),
+    accounts: str | Collection[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
     since: Since | None = None,
@@ -490,6 +576,7 @@ def export_table(
     exchanges: str | Collection[str] = (),
     symbols: str | Collection[str] = (),
     timeframes: str | Collection[str] = (),
+    accounts: str | Collection[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
     format: FileFormat | None = None,
@@ -558,6 +645,7 @@ def verify(
     exchanges: str | Collection[str] = (),
     symbols: str | Collection[str] = (),
     timeframes: str | Collection[str] = (),
+    accounts: str | Collection[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
     since: Since | None = None,

@@ -24,13 +24,14 @@ from iftb_store import (
 from iftb_store.abilities import SupportsMigrations
 from iftb_store.doctor import examine
 from iftb_store.registry import get_stores
-from iftb_store.schema.table_spec import BARS, DIGESTS, EVENTS, OUR_COLUMNS, POSITIONS, TRADES, RowFilter
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import DIGESTS, RowFilter
 from iftb_store.testing import raw
 from iftb_store.testing.samples import bar, position, trade
 from iftb_store.transfer.verify import compare_stores
 from iftb_store_migrations import current, downgrade, revisions
 from tests.frozen.record import exact_text, record_of
-from tests.support.whole_rows import TABLES, everything
+from tests.support.whole_rows import everything
 
 _FROZEN = Path(__file__).parent / "frozen"
 _REVISIONS = sorted(path.parent.name for path in _FROZEN.glob("*/rows.json"))
@@ -92,6 +93,11 @@ async def _load(url: str, dump: str) -> None:
     await connection.close()
 
 
+def _of_users(expected: dict[str, Records]) -> list[str]:
+    """Return the tables of users' data that the revision had."""
+    return [table for table in TABLES if table in expected]
+
+
 def _comparable(rows: list[Any], expected: Records) -> dict[int, str]:
     """Return rows by their id, in the columns that the revision had."""
     assert len({row["id"] for row in rows}) == len(rows)
@@ -108,7 +114,7 @@ def test_frozen_databases_of_a_revision_are_small(revision: str) -> None:
 
 
 def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[str, Records]) -> None:
-    for table in (table for table in (BARS, TRADES, POSITIONS, EVENTS, DIGESTS) if table.name in expected):
+    for table in (table for table in (*TABLES.values(), DIGESTS) if table.name in expected):
         rows = expected[table.name]
         assert len(rows) == _COUNT
         for column in rows[0]:
@@ -117,10 +123,10 @@ def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[s
             assert (None in [row[column] for row in rows]) is not table.is_required(column), f"{table.name}.{column}"
 
 
-async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str) -> None:
+async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         status = await db.status()
-    assert (status.revision, status.tables) == (revision, dict.fromkeys(TABLES, _COUNT))
+    assert (status.revision, status.tables) == (revision, dict.fromkeys(_of_users(expected), _COUNT))
 
 
 async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, Records]) -> None:
@@ -128,7 +134,7 @@ async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, 
         await db.migrate()
         assert (await db.status()).state == "current"
         tables = await everything(db)
-    for table in TABLES:
+    for table in _of_users(expected):
         rows = [record_of(row) for row in tables[table]]
         assert _comparable(rows, expected[table]) == _comparable(expected[table], expected[table]), table
 
@@ -142,26 +148,47 @@ async def test_migrating_keeps_every_digest(frozen_url: str, expected: dict[str,
     assert stored == sorted(map(exact_text, expected.get(DIGESTS.name, [])))
 
 
-async def test_a_downgrade_to_each_revision_and_back_keeps_every_row(frozen_url: str) -> None:
+async def test_columns_that_later_revisions_added_have_their_defaults(frozen_url: str, expected: dict[str, Records]) -> None:
+    async with DatabaseManager(frozen_url) as db:
+        await db.migrate()
+        tables = await everything(db)
+    for table in _of_users(expected):
+        added: dict[str, Any] = {
+            name: [] if name == "tags" else spec.default
+            for name, spec in TABLES[table].specs.items()
+            if name not in expected[table][0]
+        }
+        assert all({name: row[name] for name in added} == added for row in tables[table]), table
+
+
+async def test_a_downgrade_to_each_revision_and_back_keeps_what_the_revision_has(frozen_url: str, revision: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         connected = db.ability(SupportsMigrations).with_connection
-        stored = await connected(_read_texts)
+        earlier_ones = revisions()[-2::-1]
+        kept = {earlier: partial(_read_texts, columns=_columns_at(min(earlier, revision))) for earlier in earlier_ones}
+        stored = {earlier: await connected(read) for earlier, read in kept.items()}
         await db.migrate()
-        for earlier in revisions()[-2::-1]:
+        for earlier in earlier_ones:
             await connected(partial(downgrade, revision=earlier))
             assert await connected(current) == earlier
-            assert await connected(_read_texts) == stored
+            assert await connected(kept[earlier]) == stored[earlier]
         await db.migrate()
-        assert await connected(_read_texts) == stored
+        assert await connected(kept[earlier_ones[-1]]) == stored[earlier_ones[-1]]
         assert (await db.status()).state == "current"
 
 
-def _read_texts(conn: Connection) -> dict[str, list[str]]:
+def _columns_at(revision: str) -> dict[str, list[str]]:
+    """Return the columns of each table of users' data at a revision."""
+    recorded: dict[str, Records] = json.loads((_FROZEN / revision / "rows.json").read_text(encoding="utf-8"))["tables"]
+    return {table: list(recorded[table][0]) for table in _of_users(recorded)}
+
+
+def _read_texts(conn: Connection, columns: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return the rows of each table as the engine's text."""
     rows: dict[str, list[str]] = {}
-    for name in TABLES:
-        columns = ", ".join(f"CAST({column} AS TEXT)" for column in OUR_COLUMNS[name])
-        rows[name] = [repr(row) for row in conn.execute(text(f"SELECT {columns} FROM {name} ORDER BY id"))]
+    for name, names in columns.items():
+        shown = ", ".join(f"CAST({column} AS TEXT)" for column in names)
+        rows[name] = [repr(row) for row in conn.execute(text(f"SELECT {shown} FROM {name} ORDER BY id"))]
     return rows
 
 
@@ -202,16 +229,18 @@ async def test_new_rows_of_a_migrated_database_get_ids_past_the_stored_ones(
         await TradeRepository(db).insert(trade("new", symbol="new"))
         await PositionRepository(db).update_position(position(symbol="new"))
         await SystemEventRepository(db).log_event("new", "info", "", symbol="new")
-        for table in TABLES:
+        for table in ("ohlcv", "trades", "positions", "system_events"):
             number = await raw.value(db, f"SELECT id FROM {table} WHERE symbol = 'new'")
             assert number > max(row["id"] for row in expected[table])
 
 
 @pytest.mark.parametrize("frozen_url", ["duckdb", "postgresql"], indirect=True)
-async def test_verify_finds_the_migrated_databases_of_two_engines_equal(frozen_sqlite_url: str, frozen_url: str) -> None:
+async def test_verify_finds_the_migrated_databases_of_two_engines_equal(
+    frozen_sqlite_url: str, frozen_url: str, expected: dict[str, Records]
+) -> None:
     async with DatabaseManager(frozen_sqlite_url) as source, DatabaseManager(frozen_url) as destination:
         await source.migrate()
         await destination.migrate()
         parts = await compare_stores(source, destination)
     assert [part for part in parts if not part.equal] == []
-    assert sum(part.source.rows for part in parts) == _COUNT * len(TABLES)
+    assert sum(part.source.rows for part in parts) == _COUNT * len(_of_users(expected))

@@ -37,6 +37,7 @@ _SABOTAGES = [
     Sabotage("loses a row", "test_insert_many_stores_every_bar_of_a_batch", "must store every bar"),
     Sabotage("sums floats", "test_sums_keep_the_last_place_beside_the_largest_number", "sums must be exact"),
     Sabotage("reopens a position", "test_a_closed_position_is_not_changed_by_a_stale_object", "must not be opened again"),
+    Sabotage("ignores the account", "test_an_account_sees_its_own_trades_only", "must see its own rows only"),
     Sabotage("keeps a connection", "test_a_clean_exit_commits", "must give its connection back"),
     Sabotage(
         "deletes all but the end",
@@ -83,6 +84,7 @@ _BY_THE_MODEL = [
     Sabotage("deletes all but the end", "test_the_model", "bars."),
     Sabotage("ends a stream early", "test_the_model", "bars.stream_range"),
     Sabotage("reports all as updated", "test_the_model", "bars.upsert_many"),
+    Sabotage("ignores the account", "test_the_model", "trades."),
 ]
 # what an engine may do that is serializable by locks: a writer waits for the session that has read
 _OF_LOCKING = [

@@ -10,8 +10,14 @@ from iftb_store.schema.scope import TABLES, TableScope
 
 def test_without_a_choice_the_scope_is_every_row_of_every_table() -> None:
     scope = TableScope()
-    assert [table.name for table in scope.tables] == ["ohlcv", "trades", "positions", "system_events"]
-    assert [selection.equal for table in scope.tables for selection in scope.selections(table)] == [{}, {}, {}, {}]
+    assert [table.name for table in scope.tables] == list(TABLES)
+    assert [selection.equal for table in scope.tables for selection in scope.selections(table)] == [{}] * len(TABLES)
+
+
+def test_an_account_selects_no_bars_and_may_be_the_empty_text() -> None:
+    scope = TableScope(accounts=["bot-a", ""])
+    assert [table.name for table in scope.tables] == [name for name in TABLES if name != "ohlcv"]
+    assert [selection.equal for selection in scope.selections(TABLES["fills"])] == [{"account": "bot-a"}, {"account": ""}]
 
 
 def test_each_series_chosen_is_a_separate_selection() -> None:
@@ -26,10 +32,12 @@ def test_each_series_chosen_is_a_separate_selection() -> None:
 @pytest.mark.parametrize(
     ("chosen", "why"),
     [
-        ({"tables": ["candles"]}, "there is no table 'candles'; the tables are ohlcv, trades, positions, system_events"),
+        ({"tables": ["candles"]}, "there is no table 'candles'; the tables are ohlcv, trades, positions, system_events, fills"),
         ({"tables": ["trades"], "timeframes": ["1h"]}, "the table trades has no column timeframe to select by"),
         ({"timeframes": ["7h"]}, "7h"),
         ({"symbols": [""]}, "symbol"),
+        ({"accounts": [" "]}, "account"),
+        ({"tables": ["ohlcv"], "accounts": ["a"]}, "the table ohlcv has no column account to select by"),
     ],
 )
 def test_what_no_row_can_have_is_refused(chosen: dict[str, list[str]], why: str) -> None:

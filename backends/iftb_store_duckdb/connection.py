@@ -73,8 +73,8 @@ class Database:
             create_log(self.options.path)
         cursor.begin()
 
-    def check_schema(self, cursor: Cursor) -> None:
-        """Check that the tables of iftb-store exist and that their revision is the current one.
+    def check_schema(self, cursor: Cursor) -> bool:
+        """Check that the tables of iftb-store exist and that their revision is the current one; see `check_revision`.
 
         Raises:
             SchemaError: the tables are missing or are at another revision; or something that is not a table, e.g. a view, has
@@ -89,7 +89,7 @@ class Database:
         )
         names = {name for (name,) in found}
         stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []
-        check_revision("ohlcv" in names, stamps[0][0] if stamps else None, self.shown_url)
+        return check_revision("ohlcv" in names, stamps[0][0] if stamps else None, self.shown_url)
 
 
 def _open(options: Options) -> duckdb.DuckDBPyConnection:

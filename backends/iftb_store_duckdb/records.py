@@ -15,12 +15,13 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store.columnar import Cursor, Query, read_rows
 from iftb_store.errors import integrity_error, readable
-from iftb_store.models import Position, Trade, TradeTotals
+from iftb_store.models import Position, TradeTotals
 from iftb_store.protocols import Record
 from iftb_store.relational import RelationalLookups
-from iftb_store.schema.table_spec import POSITIONS, TRADES, ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.table_spec import POSITIONS, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
+from iftb_store.values.tags import decode_texts, encode_texts
 from iftb_store_duckdb.bars import DuckDBBars
 from iftb_store_duckdb.lookups import DuckDBQueryRunner
 from iftb_store_duckdb.rows import delete_rows, write_rows
@@ -30,8 +31,6 @@ from iftb_store_duckdb.session import DuckDBSession
 # A sum of two halves takes five times as long and does not overflow.
 _SUM = "NULL, sum({0}) {1}"
 _SPLIT_SUM = "sum(trunc({0})::HUGEINT) {1}, sum({0} - trunc({0})) {1}"
-
-_POSITION_KEY = ("exchange", "symbol", "side")
 
 
 class DuckDBStores:
@@ -83,7 +82,7 @@ class DuckDBRecords:
 
         def work(cursor: Cursor) -> int:
             stored = _select(cursor, RowFilter(table, dict(equal)))
-            if table is POSITIONS and not changes.keys().isdisjoint(_POSITION_KEY):
+            if table is POSITIONS and not changes.keys().isdisjoint(table.unique):
                 for position in stored:
                     _require_unique(cursor, table, replace(position, **changes))
             return _update(cursor, table, equal, changes) if stored else 0
@@ -95,7 +94,7 @@ class DuckDBRecords:
         changes = {name: getattr(position, name) for name in POSITIONS.columns if name not in ("id", "created_at")}
 
         def work(cursor: Cursor) -> bool:
-            key = _open_key(position)
+            key = _unique_values(POSITIONS, position)
             stored: list[Position] = _select(cursor, RowFilter(POSITIONS, key))
             owners = {None, position.trade_id}
             if not replace and position.trade_id is not None and not {item.trade_id for item in stored} <= owners:
@@ -108,26 +107,26 @@ class DuckDBRecords:
 
         return await self._session.run(work, write=True)
 
-    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return exact totals of the trades that were realized since a time, on one exchange or on all."""
+    async def get_totals(self, since: datetime, trades: RowFilter) -> TradeTotals:
+        """Return exact totals of the selected trades that were realized since a time."""
         # inside a transaction an overflow would end the transaction, so use the slower sum there
         if not self._session.writing:
             try:
-                return await self._totals(_SUM, exchange, since)
+                return await self._totals(_SUM, trades, since)
             except OperationalError as error:
                 if not isinstance(error.__cause__, duckdb.OutOfRangeException):
                     raise
-        return await self._totals(_SPLIT_SUM, exchange, since)
+        return await self._totals(_SPLIT_SUM, trades, since)
 
-    async def _totals(self, parts: str, exchange: str | None, since: datetime) -> TradeTotals:
+    async def _totals(self, parts: str, selected: RowFilter, since: datetime) -> TradeTotals:
+        query = Query(selected)
+        query.conditions.append(f"realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= {query.bound(since)}")
         wins, losses = "FILTER (realized_pnl > 0)", "FILTER (realized_pnl < 0)"
         sql = f"""
             SELECT count(*), count(*) {wins}, count(*) {losses}, max(realized_pnl), min(realized_pnl),
                 {parts.format("realized_pnl", wins)}, {parts.format("realized_pnl", losses)}, {parts.format("fee", "")}
-            FROM trades
-            WHERE realized_pnl IS NOT NULL AND coalesce(exit_time, updated_at) >= $1"""
-        sql, values = (sql, [since]) if exchange is None else (f"{sql} AND exchange = $2", [since, exchange])
-        (row,) = await self._session.run(lambda cursor: cursor.fetch(sql, values))
+            FROM {query.source}"""
+        (row,) = await self._session.run(lambda cursor: cursor.fetch(sql, query.values))
         trades, won, lost, best, worst, *sums = row
         profit, loss, fees = (_whole_and_fraction(*sums[index : index + 2]) for index in (0, 2, 4))
         return TradeTotals(
@@ -164,17 +163,18 @@ def _update(cursor: Cursor, table: TableSpec, equal: Mapping[str, Any], changes:
 
 
 def _require_unique(cursor: Cursor, table: TableSpec, row: Record) -> None:
-    """Raise IntegrityError before a write that would make a duplicate; DuckDB's own error would end the transaction."""
-    if isinstance(row, Trade) and _select(cursor, RowFilter(TRADES, {"trade_id": row.trade_id})):
-        raise integrity_error("a trade with this trade_id is already stored")
-    if not isinstance(row, Position) or row.status != "open":
+    """Raise IntegrityError before a write that would be one, because an error of DuckDB's own would end the transaction."""
+    if not table.unique or any(getattr(row, name) != value for name, value in table.unique_among):
         return
-    if any(other.id != row.id for other in _select(cursor, RowFilter(POSITIONS, _open_key(row)))):
-        raise integrity_error("another position of this exchange, symbol and side is open; close it first")
+    if any(other.id != row.id for other in _select(cursor, RowFilter(table, _unique_values(table, row)))):
+        same = f"with this {' and '.join(table.unique)}"
+        if table is POSITIONS:
+            raise integrity_error(f"another position {same} is open; close it first")
+        raise integrity_error(f"a row of {table.name} {same} is already stored")
 
 
-def _open_key(position: Position) -> dict[str, Any]:
-    return {name: getattr(position, name) for name in _POSITION_KEY} | {"status": "open"}
+def _unique_values(table: TableSpec, row: Record) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in table.unique} | dict(table.unique_among)
 
 
 def _equal(equal: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -191,6 +191,8 @@ def _encode(values: Mapping[str, Any]) -> list[Any]:
 def _encode_value(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return json_text(value, name)
+    if isinstance(value, list):
+        return encode_texts(value)
     # a Decimal parameter may have at most 38 digits, including trailing zeros, so pass it as text
     return format_plain(value) if isinstance(value, Decimal) else value
 
@@ -198,6 +200,8 @@ def _encode_value(name: str, value: Any) -> Any:
 def _decode(kind: ColumnKind, value: Any) -> Any:
     if kind == ColumnKind.JSON:
         return json_object(value)
+    if kind == ColumnKind.TEXTS:
+        return decode_texts(value)
     return trim_zeros(value) if isinstance(value, Decimal) else value
 
 

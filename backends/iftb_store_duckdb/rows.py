@@ -12,12 +12,6 @@ from iftb_store.columnar import Cursor, key_bounds
 from iftb_store.errors import integrity_error
 from iftb_store.schema.table_spec import TableSpec
 
-# the unique columns besides the key, and the SQL condition of the rows among which they are unique
-_UNIQUE: dict[str, tuple[tuple[str, ...], str]] = {
-    "trades": (("trade_id",), "true"),
-    "positions": (("exchange", "symbol", "side"), "status = 'open'"),
-}
-
 
 def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
     """Store rows unchanged; see Stores.write_rows."""
@@ -92,19 +86,20 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
         other = f"SELECT 1 FROM {table.name} AS stored JOIN {batch} AS fresh USING (id) WHERE ({differs}) AND {bound} LIMIT 1"
         if cursor.rows(other, bounds):
             raise _belongs("id")
-    if table.name not in _UNIQUE:
+    if not table.unique:
         return
-    unique, which = _UNIQUE[table.name]
-    columns = ", ".join(unique)
+    # the rows to which the rule applies
+    which = " AND ".join(f"{name} = '{value}'" for name, value in table.unique_among) or "true"
+    columns = ", ".join(table.unique)
     twice = f"SELECT 1 FROM {batch} WHERE {which} GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"
     same_key = " AND ".join(f"kept.{name} = stored.{name}" for name in table.key)
-    same = " AND ".join(f"fresh.{name} = stored.{name}" for name in unique)
+    same = " AND ".join(f"fresh.{name} = stored.{name}" for name in table.unique)
     taken = f"""
         SELECT 1 FROM {table.name} AS stored SEMI JOIN (SELECT {columns} FROM {batch} WHERE {which}) AS fresh ON {same}
         ANTI JOIN {batch} AS kept ON {same_key}
         WHERE {which} LIMIT 1"""
     if cursor.rows(twice) or cursor.rows(taken):
-        raise _belongs(" and ".join(unique))
+        raise _belongs(" and ".join(table.unique))
 
 
 def _belongs(what: str) -> IntegrityError:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import duckdb
@@ -135,9 +136,10 @@ class DuckDBSession:
         async with self._turns:
             self._check_usable()
             if not self._database.schema_checked:
-                await self._driver(self._database.check_schema)
+                context, check = copy_context(), self._database.check_schema
+                is_current = await self._driver(lambda cursor: context.run(check, cursor))
                 # a schema that is not committed yet proves nothing to the next session
-                self._database.schema_checked = not self._writing
+                self._database.schema_checked = is_current and not self._writing
             await self._first()
             if write:
                 await self._begin()

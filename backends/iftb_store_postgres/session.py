@@ -25,6 +25,7 @@ from iftb_store.relational import (
     Statement,
     StoreSession,
     bind,
+    filter_sql,
     fitting_sql,
     hold_connection,
     import_modules,
@@ -56,7 +57,6 @@ _TOTALS = """
         COALESCE(-MIN(realized_pnl) FILTER (WHERE realized_pnl < CAST(0 AS numeric)), 0) AS largest_loss
     FROM trades
     WHERE realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= CAST(:since AS timestamptz)"""
-_OF_EXCHANGE = " AND CAST(exchange AS text) = CAST(:exchange AS text)"
 
 
 def _make_day_fingerprints() -> str:
@@ -133,6 +133,7 @@ class PostgresDriver:
         integer="CAST({} AS bigint)",
         text_column="CAST({} AS text)",
         text_parameter="CAST(:{} AS text)",
+        contains="pg_catalog.strpos({0}, {1}) OPERATOR(pg_catalog.>) 0",
         lag="pg_catalog.lag",
         day_fingerprints=_make_day_fingerprints(),
         encode=_encode,
@@ -192,12 +193,13 @@ class PostgresDriver:
             await (bulk.insert if mode == "insert" else bulk.upsert)(connection, batch)
             return None
 
-    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return totals of the trades of one or all exchanges; see `iftb_store.protocols.RecordStore.get_totals`."""
-        statement = prepare_statement(_TOTALS if exchange is None else _TOTALS + _OF_EXCHANGE, self.dialect)
+    async def get_totals(self, since: datetime, trades: RowFilter) -> TradeTotals:
+        """Return totals of the selected trades; see `iftb_store.protocols.RecordStore.get_totals`."""
+        conditions, values = filter_sql(trades, self.dialect)
+        statement = prepare_statement(" AND ".join([_TOTALS, *conditions]), self.dialect)
         # ``since`` is not sent as text, which PostgreSQL would parse again for every row; asyncpg sends the calendar's first time
         # as -infinity, which selects the same rows
-        values = {"since": since, "exchange": exchange}
+        values["since"] = since
         (row,) = await self.read(statement, [values[name] for name in statement.names])
         return TradeTotals(*row)
 
@@ -304,8 +306,8 @@ class PostgresDriver:
                 if begin and adapter._transaction is None:
                     await _begin(adapter, driver)
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-                    check_revision(*await _schema(driver), url=session.iftb_store_backend.shown_url)
-                    session.iftb_store_backend.schema_seen = True
+                    is_current = check_revision(*await _schema(driver), url=session.iftb_store_backend.shown_url)
+                    session.iftb_store_backend.schema_seen = is_current
                 yield driver
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.arrow import DECIMAL, TIME, complete_rows, identify_row, selection_schema, unreadable_value
 from iftb_store.errors import StoreError
-from iftb_store.schema.table_spec import ColumnKind, RowFilter
+from iftb_store.schema.table_spec import LONG_KINDS, ColumnKind, RowFilter
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 from iftb_store.values.decimals import format_plain, from_sortable, to_sortable
 from iftb_store.values.display import is_text
@@ -21,7 +21,6 @@ from iftb_store.values.display import is_text
 #: The number of rows that one statement joins; this takes a few milliseconds of one core.
 ROWS = 10_000
 
-_TEXTS = (ColumnKind.TEXT, ColumnKind.JSON)
 # separators between values: a text may contain a comma, but no NUL
 _COMMA, _NUL = ",", "\0"
 # the exceptions that Arrow and the conversions raise for a value that does not belong into its column
@@ -139,7 +138,7 @@ def _join_sql(selection: RowFilter, column: str) -> str:
 
 
 def _separator(selection: RowFilter, column: str) -> str:
-    return _NUL if selection.table.kinds[column] in _TEXTS else _COMMA
+    return _NUL if selection.table.kinds[column] in LONG_KINDS else _COMMA
 
 
 def _column_sql(selection: RowFilter, column: str) -> str:
@@ -147,7 +146,7 @@ def _column_sql(selection: RowFilter, column: str) -> str:
         return column
     # NULL becomes an empty text, which no value of another type equals; among texts a prefix distinguishes an empty text from
     # NULL
-    given = f"'=' || {column}" if selection.table.kinds[column] in _TEXTS else column
+    given = f"'=' || {column}" if selection.table.kinds[column] in LONG_KINDS else column
     return f"coalesce({given}, '')"
 
 

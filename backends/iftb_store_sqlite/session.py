@@ -29,6 +29,7 @@ from iftb_store.relational import (
     bind,
     blame_parent,
     check_own_lock,
+    filter_sql,
     fitting_sql,
     hold_connection,
     import_modules,
@@ -45,7 +46,7 @@ from iftb_store_sqlite.bars import INSERTER, KEEPER, UPSERTER, BarWriter, fetch_
 from iftb_store_sqlite.connection import begin, release, savepoint, undo
 from iftb_store_sqlite.errors import RAISED, translate
 from iftb_store_sqlite.strangers import refuse_foreign_objects
-from iftb_store_sqlite.totals import OF_EXCHANGE, TOTALS, add_parts, make_totals, sums
+from iftb_store_sqlite.totals import TOTALS, add_parts, make_totals, sums
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,11 +146,10 @@ class SQLiteDriver:
             updated = 0 if inserted == len(batch) else await self._write_chunks(connection, UPSERTER, batch)
         return WriteCounts(inserted, updated)
 
-    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return totals of the trades of one or all exchanges; see `iftb_store.protocols.RecordStore.get_totals`."""
-        (row,) = await self.read(
-            *bind(self, TOTALS if exchange is None else TOTALS + OF_EXCHANGE, {"since": since, "exchange": exchange})
-        )
+    async def get_totals(self, since: datetime, trades: RowFilter) -> TradeTotals:
+        """Return totals of the selected trades; see `iftb_store.protocols.RecordStore.get_totals`."""
+        conditions, values = filter_sql(trades, self.dialect)
+        (row,) = await self.read(*bind(self, " AND ".join([TOTALS, *conditions]), {"since": since} | values))
         return make_totals(row)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -232,10 +232,10 @@ class SQLiteDriver:
             if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
                 try:
                     has_tables, stamped = await driver._execute(_schema, driver._conn)
-                    check_revision(has_tables, stamped, session.iftb_store_backend.shown_url)
+                    is_current = check_revision(has_tables, stamped, session.iftb_store_backend.shown_url)
                 except RAISED as error:
                     raise translate(error) from error
-                session.iftb_store_backend.schema_seen = True
+                session.iftb_store_backend.schema_seen = is_current
             yield _InTurn(session, driver)
 
 

@@ -16,7 +16,7 @@ from iftb_store.schema.revision import (
     foreign_part_error,
     not_a_table_error,
 )
-from iftb_store.schema.table_spec import FILLED_COLUMNS, OUR_COLUMNS
+from iftb_store.schema.table_spec import DEFAULTS, FILLED_COLUMNS, OUR_COLUMNS
 from iftb_store.values.display import show
 
 _VIRTUAL = re.compile(r"create(?:\s|--[^\n]*\n|/\*.*?\*/)+virtual\b", re.IGNORECASE | re.DOTALL)
@@ -118,7 +118,8 @@ def _refuse_expressions(connection: sqlite3.Connection, table: str) -> None:
             raise foreign_part_error(table, f"the generated column {show(column)}")
         # rows stored before a column was added do not contain it: SQLite evaluates the default for each of them
         ours = column.lower() in OUR_COLUMNS[table.lower()] and column.lower() not in FILLED_COLUMNS
-        if ours and default is not None and default.upper() != "NULL":
+        known = ("NULL", f"'{DEFAULTS[column.lower()]}'") if column.lower() in DEFAULTS else ("NULL",)
+        if ours and default is not None and default.upper() not in known:
             raise foreign_part_error(table, f"a default of the column {show(column)}")
     try:
         # compiled but not run; the program contains every call of a default, a CHECK or an index

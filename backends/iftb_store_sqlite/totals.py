@@ -51,8 +51,6 @@ TOTALS = f"""
         {", ".join(_parts("fee", f"fee < {_NEGATIVE}", negative=True))}
     FROM trades
     WHERE realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= :since"""
-#: The condition to add to `TOTALS` for the trades of one exchange.
-OF_EXCHANGE = " AND exchange = :exchange"
 
 
 def sums(column: str) -> list[str]:

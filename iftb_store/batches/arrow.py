@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
@@ -16,8 +16,10 @@ from iftb_store.batches.bars import CHUNK, BarBatch, BarColumns
 from iftb_store.errors import StoreError
 from iftb_store.schema.table_spec import BARS, SERIES, ColumnKind, RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
+from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import PRECISION, SCALE, format_plain
 from iftb_store.values.display import show
+from iftb_store.values.tags import encode_texts
 
 DECIMAL = pa.decimal128(PRECISION, SCALE)
 TIME = pa.timestamp("us", tz="UTC")
@@ -38,6 +40,8 @@ _TYPES: dict[ColumnKind, pa.DataType] = {
     ColumnKind.TIME: TIME,
     # a JSON object is stored as text
     ColumnKind.JSON: pa.string(),
+    # and so is a list of texts
+    ColumnKind.TEXTS: pa.string(),
 }
 
 
@@ -51,6 +55,18 @@ def selection_schema(selection: RowFilter) -> pa.Schema:
     """Return the Arrow schema of the rows of a selection."""
     complete = arrow_schema(selection.table)
     return complete if selection.only is None else pa.schema([complete.field(name) for name in selection.only])
+
+
+def to_rows(table: TableSpec, objects: Iterable[Any]) -> pa.Table:
+    """Return objects of a table's dataclass, whose values are checked, as an Arrow table of complete rows."""
+    rows = [{name: _to_stored(getattr(item, name), kind, name) for name, kind in table.kinds.items()} for item in objects]
+    return pa.Table.from_pylist(rows, arrow_schema(table))
+
+
+def _to_stored(value: Any, kind: ColumnKind, name: str) -> Any:
+    if kind == ColumnKind.JSON and isinstance(value, dict):
+        return json_text(value, name)
+    return encode_texts(value) if kind == ColumnKind.TEXTS else value
 
 
 def complete_rows(selection: RowFilter, columns: dict[str, Any], count: int) -> pa.Table:

@@ -20,11 +20,12 @@ _UNNAMED_INDEX = "__index_level_0__"
 _MIXED = ("object", "str", "string")
 
 
-async def collect_rows(data: object) -> pa.Table:
+async def collect_rows(data: object, objects: str = "bars as objects go to insert_many or upsert_many") -> pa.Table:
     """Return one table with the rows of a table, record batch, reader or data frame, or of an iterable of these.
 
     Data frames need Arrow's PyCapsule interface. An iterable is iterated in the calling thread, because it may not
-    work in another thread. Each part is exported in another thread, because an export may take long.
+    work in another thread. Each part is exported in another thread, because an export may take long. ``objects`` are the words
+    of the error message that name the methods for objects.
 
     Raises:
         InvalidValueError: the data has another type, a value or a column that Arrow cannot hold, or its parts have different
@@ -42,8 +43,7 @@ async def collect_rows(data: object) -> pa.Table:
             except pa.ArrowException as error:
                 raise unreadable_data(error) from error
     raise InvalidValueError(
-        "data must be an Arrow table, record batches or a data frame (Polars, pandas), "
-        f"not {type_name(data)}; bars as objects go to insert_many or upsert_many"
+        f"data must be an Arrow table, record batches or a data frame (Polars, pandas), not {type_name(data)}; {objects}"
     )
 
 

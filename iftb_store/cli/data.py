@@ -18,7 +18,7 @@ from iftb_store.cli.symbols import describe_near
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, TradeStatistics
+from iftb_store.models import OHLCVBar, TradeFilters, TradeStatistics
 from iftb_store.registry import get_stores
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.exchanges import find_exchanges
@@ -53,6 +53,9 @@ Timeframe = Annotated[
     str | None, Argument(metavar="TIMEFRAME", help=f"Timeframe (required): {' '.join(TIMEFRAMES)}.", autocompletion=timeframes)
 ]
 Exchange = Annotated[str | None, Option(help="Only rows of this exchange (default: all exchanges).")]
+Account = Annotated[
+    str | None, Option(help="Only rows of this account; '' for those without one (default: all accounts).", metavar="NAME")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with decimals as strings and times in ISO 8601, UTC.")]
 Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
 
@@ -144,13 +147,18 @@ def stats(
     url: Url = None,
     days: Annotated[int, typer.Option(min=1, help="Include trades realized in the last DAYS days.", metavar="DAYS")] = 30,
     exchange: Exchange = None,
+    account: Account = None,
+    strategy: Annotated[str | None, Option(help="Only trades of this strategy.", metavar="NAME")] = None,
+    exit_reason: Annotated[str | None, Option(help="Only trades closed for this reason.", metavar="NAME")] = None,
+    tag: Annotated[str | None, Option(help="Only trades with this tag.", metavar="NAME")] = None,
     as_json: Json = False,
 ) -> None:
     """Show statistics of recently realized trades, e.g. win rate and PnL, before and after fees.
 
     The PnL before fees is the sum of the stored realized_pnl.
     """
-    figures = read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange))
+    filters = TradeFilters(account=account, strategy=strategy, exit_reason=exit_reason, tag=tag)
+    figures = read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange, **filters))
     if as_json:
         print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
     else:
@@ -158,18 +166,20 @@ def stats(
         statistics_table(figures)
 
 
-def positions(url: Url = None, exchange: Exchange = None, as_json: Json = False) -> None:
-    """Show the open positions by exchange, symbol and time."""
-    found = read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange))
+def positions(url: Url = None, exchange: Exchange = None, account: Account = None, as_json: Json = False) -> None:
+    """Show the open positions by exchange, symbol and time; with their accounts if one of them has an account."""
+    found = read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange, account=account))
     if as_json:
         print_json(found)
     elif found:
         figures = ["quantity", "entry_price", "margin", "leverage", "unrealized_pnl"]
         titles = [name.replace("_", " ") for name in figures]
+        owners = ["account"] if any(item.account for item in found) else []
         rows = [
             (
                 str(item.id),
                 item.exchange,
+                *(item.account for _ in owners),
                 item.symbol,
                 item.side,
                 format_moment(item.entry_time.replace(microsecond=0)),
@@ -177,9 +187,10 @@ def positions(url: Url = None, exchange: Exchange = None, as_json: Json = False)
             )
             for item in found
         ]
-        print_table(["id", "exchange", "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
+        print_table(["id", "exchange", *owners, "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
     else:
-        say("no open positions" + ("" if exchange is None else f" on {exchange}"))
+        of = "" if account is None else f" of the account {show(account)}"
+        say("no open positions" + ("" if exchange is None else f" on {exchange}") + of)
 
 
 def events(
@@ -188,19 +199,24 @@ def events(
         str | None, Option(help=f"Only events of this severity: {', '.join(SEVERITIES)}.", autocompletion=one_of(SEVERITIES))
     ] = None,
     limit: Limit = 20,
+    account: Account = None,
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
     chosen = checks.optional_choice(severity, "severity", SEVERITIES)
-    found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit))
+    found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit, account=account))
     if as_json:
         print_json(found)
     elif found:
-        names = "severity", "event_type", "symbol", "message"
+        owners = ["account"] if any(item.account for item in found) else []
+        names = "severity", "event_type", *owners, "symbol", "message"
         rows = [(format_clock_time(item.created_at), *(getattr(item, name) or "" for name in names)) for item in found]
-        print_table(["time (UTC)", "severity", "event", "symbol", "message"], rows)
+        print_table(["time (UTC)", "severity", "event", *owners, "symbol", "message"], rows)
     else:
-        say("no events are stored" if severity is None else f"no events of severity {severity} are stored")
+        of = ("" if severity is None else f" of severity {severity}") + (
+            "" if account is None else f" of the account {show(account)}"
+        )
+        say(f"no events{of} are stored")
 
 
 def statistics_table(figures: TradeStatistics) -> None:

@@ -15,7 +15,7 @@ from iftb_store.cli.output import print_error, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, run, supports_migrations, url_and_rest
-from iftb_store.cli.transfer import End, Exchanges, Quiet, Start, Symbols
+from iftb_store.cli.transfer import Accounts, End, Exchanges, Quiet, Start, Symbols
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.export import ExportReport, export_table
 from iftb_store.files.formats import FORMATS
@@ -58,6 +58,7 @@ def export(
     timeframe: Annotated[
         list[str] | None, typer.Option(help="Only bars of this timeframe; repeatable.", autocompletion=timeframes)
     ] = None,
+    account: Accounts = None,
     start: Start = None,
     end: End = None,
     partitioned: Annotated[
@@ -73,7 +74,7 @@ def export(
     """Write the rows of a table, or some of them, to a file: all columns, exact values, read from a snapshot.
 
     FILE appears under its name only when it is complete. The exit code is 1 if no row matches. --start and --end apply to the
-    timestamp of bars, the entry_time of trades and positions, and the created_at of events.
+    entry_time of trades and positions, the created_at of events, and the timestamp of other rows.
 
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
     ago (m minutes, h hours, d days, w weeks).
@@ -82,7 +83,7 @@ def export(
         raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
     first, last = time_window(start, end)
     chosen: dict[str, Any] = {"exchanges": exchange or (), "symbols": symbol or (), "timeframes": timeframe or ()}
-    chosen |= {"start": first, "end": last}
+    chosen |= {"accounts": account or (), "start": first, "end": last}
     # checked before the database is opened
     TableScope([table], **chosen)
     require_arrow()

@@ -47,6 +47,9 @@ Timeframes = Annotated[
         "--timeframe", help=f"Only bars of this timeframe: {' '.join(TIMEFRAMES)}; repeatable.", autocompletion=timeframes
     ),
 ]
+Accounts = Annotated[
+    list[str] | None, typer.Option("--account", help="Only rows of this account, no bars; '' for rows without one; repeatable.")
+]
 Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive.")]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive.")]
 Since = Annotated[
@@ -69,6 +72,7 @@ def copy(
     exchanges: Exchanges = None,
     symbols: Symbols = None,
     timeframes: Timeframes = None,
+    accounts: Accounts = None,
     start: Start = None,
     end: End = None,
     since: Since = None,
@@ -92,15 +96,14 @@ def copy(
     that of SRC is not read in DST, except one such day in 30, at random; --full reads every day. If SRC is PostgreSQL or
     DuckDB, it computes the checksums itself, and these days are not read in SRC either. Missing tables are created in DST.
 
-    Bars are copied by exchange, symbol, timeframe and time. Trades, positions and events keep their ids, unless DST has rows
-    that are not in SRC. In that case, trades are matched by trade_id, positions by exchange, symbol, side, entry_time and
-    trade_id, and events by all columns, and new rows get new ids.
+    Bars are copied by exchange, symbol, timeframe and time. Rows of other tables keep their ids, unless DST has other rows than
+    those of SRC: then they are found by the columns that name a row, e.g. trade_id, and new rows get new ids.
 
-    --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
-    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for
-    7 days ago (m minutes, h hours, d days, w weeks).
+    --start, --end and --since apply to the entry_time of trades and positions, the created_at of events, and the timestamp of
+    other rows. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d
+    for 7 days ago (m minutes, h hours, d days, w weeks).
     """
-    chosen = _Choice(tables, exchanges, symbols, timeframes, start, end, since)
+    chosen = _Choice(tables, exchanges, symbols, timeframes, accounts, start, end, since)
     progress = Progress(quiet=quiet)
 
     async def work(ours: DatabaseManager, theirs: DatabaseManager) -> CopyReport:
@@ -145,6 +148,7 @@ def verify(
     exchanges: Exchanges = None,
     symbols: Symbols = None,
     timeframes: Timeframes = None,
+    accounts: Accounts = None,
     start: Start = None,
     end: End = None,
     since: Since = None,
@@ -156,11 +160,11 @@ def verify(
     Each database is read from a snapshot, and neither is changed. The exit code is 0 if the rows are equal, and 1 if they
     differ or if neither database has a row that matches the options.
 
-    --start, --end and --since apply to the timestamp of bars, the entry_time of trades and positions, and the created_at of
-    events. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for
-    7 days ago (m minutes, h hours, d days, w weeks).
+    --start, --end and --since apply to the entry_time of trades and positions, the created_at of events, and the timestamp of
+    other rows. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d
+    for 7 days ago (m minutes, h hours, d days, w weeks).
     """
-    chosen = _Choice(tables, exchanges, symbols, timeframes, start, end, since)
+    chosen = _Choice(tables, exchanges, symbols, timeframes, accounts, start, end, since)
 
     async def work(ours: DatabaseManager, theirs: DatabaseManager) -> VerifyReport:
         return await functions.verify(ours, theirs, **chosen.arguments, progress=progress)
@@ -197,6 +201,7 @@ class _Choice:
         exchanges: list[str] | None,
         symbols: list[str] | None,
         timeframes: list[str] | None,
+        accounts: list[str] | None,
         start: str | None,
         end: str | None,
         since: str | None,
@@ -207,6 +212,7 @@ class _Choice:
             "exchanges": exchanges or (),
             "symbols": symbols or (),
             "timeframes": timeframes or (),
+            "accounts": accounts or (),
             "start": find_start(first, since),
             "end": last,
         }
@@ -231,7 +237,7 @@ def _show_copied(done: CopyReport, delete: bool) -> None:
 
 def _show_left_out(tables: tuple[str, ...]) -> None:
     if tables:
-        say(f"left out: {', '.join(tables)}; SRC or DST keeps only bars")
+        say(f"left out: {', '.join(tables)}; SRC or DST does not keep them")
 
 
 def show_parts(done: Sequence[Any], columns: dict[str, str], verdict: Callable[[Any], str] | None = None) -> None:
@@ -283,6 +289,7 @@ def _run_both(
     import pyarrow as pa
 
     from iftb_store.transfer.kept import limit_scope
+    from iftb_store.transfer.older import open_older
     from iftb_store.transfer.plan import require_schema
 
     ours, theirs = resolve_url(source), resolve_url(destination)
@@ -294,8 +301,9 @@ def _run_both(
         if not create:
             require_file(theirs)
         # check SRC before anything is created in DST
-        limited, _ = limit_scope(scope, source=first, destination=other)
-        await require_schema(first, limited.tables)
+        readable = await open_older(first)
+        limited, _ = limit_scope(scope, source=readable, destination=other)
+        await require_schema(readable, limited.tables)
         async with other as second:
             return await work(first, second)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from iftb_store.schema.table_spec import RowFilter
 from iftb_store.schema.types import to_epoch_us
+from iftb_store.values.tags import encode_item
 
 
 class Query:
@@ -21,6 +22,8 @@ class Query:
             for column, value in selection.equal.items()
         ]
         self.conditions += [f"{selection.table.time} {sign} {self.bound(moment)}" for _, sign, moment in selection.bounds]
+        if selection.tag is not None:
+            self.conditions.append(f"contains(tags, {self.bound(encode_item(selection.tag))})")
         if selection.after is not None:
             self.conditions.append(f"{tuple_sql(selection.order)} > {tuple_sql(map(self.bound, selection.after))}")
 

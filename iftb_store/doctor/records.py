@@ -8,7 +8,9 @@ from sqlalchemy import Connection, Table, text
 
 from iftb_store.doctor.checks import SHOWN_ROWS, Check, Finding, conjunction, make_finding, not_first
 from iftb_store.doctor.sql import Engine
-from iftb_store.doctor.values import BARS, EVENTS, POSITIONS, TRADES
+from iftb_store.doctor.values import BARS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.tables import Base
 
 _IS_CLOSED = "action IN ('close', 'liquidated')"
 _UPDATE_TRADE = (
@@ -25,12 +27,13 @@ def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
 
 def _checks(engine: Engine) -> tuple[Check, ...]:
     """Return the checks for contradictions within a row, and for references to rows that are missing or contradict it."""
-    trade_of_position, trade_of_event = (
-        f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table, 'trade_id')}" for table in ("positions", "system_events")
+    trade_of_position, trade_of_event, trade_of_fill, trade_of_entry = (
+        f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table.name, 'trade_id')}"
+        for table in (POSITIONS, EVENTS, FILLS, LEDGER)
     )
     its_position = f"""SELECT 1 FROM positions WHERE positions.status = 'open' AND (
         {_same(engine, "positions", "trades", "trade_id")}
-        OR (positions.trade_id IS NULL AND {_same(engine, "positions", "trades", "exchange", "symbol", "side")}))"""
+        OR (positions.trade_id IS NULL AND {_same(engine, "positions", "trades", "exchange", "account", "symbol", "side")}))"""
     return (
         Check(
             "closed without exit",
@@ -133,19 +136,34 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             "a log may refer to deleted rows; this statement clears the reference",
             "UPDATE system_events SET position_id = NULL",
         ),
+        *(
+            Check(
+                f"{row} of an unknown trade",
+                "note",
+                table,
+                "trade_id",
+                f"trade_id IS NOT NULL AND NOT EXISTS ({its_trade})",
+                "the trade may not be stored yet; if it was deleted, this statement clears the reference",
+                f"UPDATE {table.name} SET trade_id = NULL",
+            )
+            for table, row, its_trade in ((FILLS, "fill", trade_of_fill), (LEDGER, "ledger entry", trade_of_entry))
+        ),
     )
 
 
 def _unique_checks(engine: Engine) -> Iterator[tuple[str, str, Check]]:
-    """Yield a check for each key that must be unique, as (columns of the key, SQL condition of the rows to compare, check)."""
-    keep = "of rows with the same key, the one with the smallest id {}; check first which one is correct"
-    close = "UPDATE positions SET status = 'closed'"
-    for table, key, which, kind, remedy, fix in (
-        (TRADES, "trade_id", "trade_id IS NOT NULL", "duplicate trades", keep.format("is kept"), "DELETE FROM trades"),
-        (POSITIONS, "exchange, symbol, side", "status = 'open'", "two open positions", keep.format("stays open"), close),
-    ):
+    """Yield a check for each key that must be unique, as (columns of the key, SQL condition of the rows concerned, check)."""
+    keep = "the oldest row of each, with the smallest id, {}; check first which one is correct"
+    for spec in (spec for spec in TABLES.values() if spec.unique):
+        table, key = Base.metadata.tables[spec.name], ", ".join(spec.unique)
+        if spec.unique_among:
+            which = conjunction(*(f"{name} = '{value}'" for name, value in spec.unique_among))
+            kind, remedy, fix = "two open positions", keep.format("stays open"), "UPDATE positions SET status = 'closed'"
+        else:
+            which = conjunction(*(f"{name} IS NOT NULL" for name in spec.unique))
+            kind, remedy, fix = f"duplicate {spec.name}", keep.format("is kept"), f"DELETE FROM {spec.name}"
         yield key, which, Check(kind, "error", table, key, not_first(engine, table, key, which), remedy, fix)
-    for table in (TRADES, POSITIONS, EVENTS, BARS):
+    for table in (Base.metadata.tables[name] for name in TABLES):
         repeated = not_first(engine, table, "id", "id IS NOT NULL")
         remedy = "one row keeps each id, the others get new ids"
         fix = f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}"
@@ -179,7 +197,7 @@ def id_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
     If this role may not read the sequences, one finding says so.
     """
     unseen = []
-    for table in (BARS, TRADES, POSITIONS, EVENTS):
+    for table in (Base.metadata.tables[name] for name in TABLES):
         sql = f"SELECT MIN(id), MAX(id), COUNT(*) FILTER (WHERE id IS NOT NULL) FROM {table.name}"
         first, last, count = conn.execute(text(sql)).one()
         if not count:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
+from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import ColumnKind
 from iftb_store.schema.types import FIRST_US, LAST_US, from_epoch_us
 
@@ -87,6 +88,11 @@ class Engine:
         return " || ".join(pieces) or "''"
 
 
+_NAMES = ", ".join(f"'{name}'" for name in TABLES)
+# a JSON array of texts
+_TEXT = r'"([^"\\]|\\.)*"'
+_TEXTS = rf"^\s*\[\s*({_TEXT}(\s*,\s*{_TEXT})*\s*)?\]\s*$"
+
 _POSTGRESQL = Engine(
     # if row-level security hides rows, reading raises an error instead of returning only some rows
     begin=("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", "SET LOCAL row_security = off"),
@@ -95,6 +101,7 @@ _POSTGRESQL = Engine(
         ColumnKind.DECIMAL: "{} = 'NaN'",
         ColumnKind.TIME: "({0} < '0001-01-01 00:00:00+00' OR {0} >= '10000-01-01 00:00:00+00')",
         ColumnKind.JSON: "json_typeof({}) NOT IN ('object', 'null')",
+        ColumnKind.TEXTS: f"CAST({{}} AS text) OPERATOR(pg_catalog.!~) '{_TEXTS}'",
     },
     # uses only operators and functions of pg_catalog, see `iftb_store_postgres.session.PostgresDriver`
     microseconds="CAST(EXTRACT(EPOCH FROM {}) OPERATOR(pg_catalog.*) 1000000 AS bigint)",
@@ -117,14 +124,14 @@ _POSTGRESQL = Engine(
         "SELECT setval(pg_get_serial_sequence('{0}', 'id'), "
         "GREATEST((SELECT MAX(id) FROM {0}), nextval(pg_get_serial_sequence('{0}', 'id'))))"
     ),
-    invalid="""
+    invalid=f"""
         SELECT tables.relname, indexes.relname, indisunique
         FROM pg_index JOIN pg_class AS indexes ON indexes.oid = indexrelid JOIN pg_class AS tables ON tables.oid = indrelid
         WHERE NOT indisvalid AND pg_table_is_visible(indrelid)
-            AND tables.relname IN ('ohlcv', 'trades', 'positions', 'system_events')
+            AND tables.relname IN ({_NAMES})
         ORDER BY 1, 2""",
     # every member of a role has the role's rights; superusers are left out, because they have all rights
-    creators="""
+    creators=f"""
         SELECT CAST(pg_catalog.quote_ident(CAST(nspname AS text)) AS text),
             CASE WHEN grantee = CAST(0 AS oid) THEN 'PUBLIC'
                 ELSE pg_catalog.quote_ident(CAST(pg_catalog.pg_get_userbyid(grantee) AS text)) END
@@ -136,14 +143,14 @@ _POSTGRESQL = Engine(
             AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_class
                 WHERE relowner = grantee AND pg_catalog.pg_table_is_visible(pg_class.oid)
-                    AND relname IN ('ohlcv', 'trades', 'positions', 'system_events'))
+                    AND relname IN ({_NAMES}))
         ORDER BY 1, 2""",
     compared="CAST({} AS text)",
     lag="pg_catalog.lag",
-    unlogged="""
+    unlogged=f"""
         SELECT relname FROM pg_class
         WHERE relpersistence = 'u' AND relkind = 'r' AND pg_table_is_visible(oid)
-            AND relname IN ('ohlcv', 'trades', 'positions', 'system_events')
+            AND relname IN ({_NAMES})
         ORDER BY 1""",
 )
 
@@ -154,6 +161,10 @@ _SQLITE = Engine(
         ColumnKind.INTEGER: "typeof({}) <> 'integer'",
         ColumnKind.TEXT: "(typeof({0}) <> 'text' OR instr({0}, char(0)) > 0)",
         ColumnKind.JSON: "(typeof({0}) <> 'text' OR NOT json_valid({0}) OR json_type({0}) NOT IN ('object', 'null'))",
+        ColumnKind.TEXTS: (
+            "(typeof({0}) <> 'text' OR CASE WHEN json_valid({0}) THEN json_type({0}) <> 'array'"
+            " OR EXISTS (SELECT 1 FROM json_each({0}) AS item WHERE item.type <> 'text') ELSE 1 END)"
+        ),
     },
     microseconds="{}",
     # subtracting the remainder rounds times before 1970 down to their second
@@ -178,6 +189,7 @@ _DUCKDB = Engine(
     unreadable={
         ColumnKind.TIME: "({0} < '0001-01-01 00:00:00+00'::TIMESTAMPTZ OR {0} >= '10000-01-01 00:00:00+00'::TIMESTAMPTZ)",
         ColumnKind.JSON: "json_type({}) NOT IN ('OBJECT', 'NULL')",
+        ColumnKind.TEXTS: f"(NOT regexp_full_match({{}}, '{_TEXTS}'))",
         ColumnKind.TEXT: "contains({}, chr(0))",
     },
     microseconds="epoch_us({})",

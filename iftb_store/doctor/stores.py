@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -30,10 +30,11 @@ from iftb_store.models import Series
 from iftb_store.protocols import Stores
 from iftb_store.registry import get_stores, require_arrow
 from iftb_store.schema.row_checks import find_check
-from iftb_store.schema.table_spec import BARS, POSITIONS, SERIES, TRADES, ColumnKind, ColumnSpec, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, SERIES, ColumnKind, ColumnSpec, RowFilter, TableSpec
 from iftb_store.schema.types import to_epoch_us
 from iftb_store.transfer.kept import find_kept_tables
 from iftb_store.values.checks import json_object, name_text
+from iftb_store.values.tags import decode_texts
 from iftb_store.values.timeframes import MONTH, SECONDS, grid
 
 if TYPE_CHECKING:
@@ -213,11 +214,9 @@ async def _examine_records(stores: Stores, table: TableSpec) -> list[Finding]:
             if last == [row["id"]]:
                 report("duplicate ids", "id", row, "one row keeps each id, the others get new ids")
             last[:] = [row["id"]]
-            if table is TRADES:
-                report_again("duplicate trades", "trade_id", row["trade_id"], row)
-            if table is POSITIONS and row["status"] == "open":
-                key: Sequence[str] = ("exchange", "symbol", "side")
-                report_again("two open positions", ", ".join(key), tuple(row[name] for name in key), row)
+            if table.unique and all(row[name] == value for name, value in table.unique_among):
+                kind = "two open positions" if table.unique_among else f"duplicate {table.name}"
+                report_again(kind, ", ".join(table.unique), tuple(row[name] for name in table.unique), row)
 
     try:
         async for rows in _read(stores, RowFilter(table)):
@@ -230,7 +229,8 @@ async def _examine_records(stores: Stores, table: TableSpec) -> list[Finding]:
 def _find_problem(spec: ColumnSpec, value: Any) -> tuple[str, str] | None:
     """Check a value of a column; return (kind of problem, reason) if the column cannot hold the value, otherwise None."""
     try:
-        find_check(spec)(json_object(value) if spec.kind is ColumnKind.JSON and value is not None else value, spec.name)
+        decode = {ColumnKind.JSON: json_object, ColumnKind.TEXTS: decode_texts}.get(spec.kind)
+        find_check(spec)(value if decode is None or value is None else decode(value), spec.name)
     except (ValueError, RecursionError) as error:
         kind = f"unknown {spec.name}" if spec.choices else "unusable name" if spec.is_name else "unreadable value"
         return kind, str(error)

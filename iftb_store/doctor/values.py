@@ -9,11 +9,12 @@ from sqlalchemy import Column, Table
 
 from iftb_store.doctor.checks import Check, conjunction
 from iftb_store.doctor.sql import Engine
+from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import ColumnKind, describe_column
 from iftb_store.schema.tables import Base, Key
 from iftb_store.values.checks import LONGEST_NAME
 
-BARS, TRADES, POSITIONS, EVENTS = (Base.metadata.tables[name] for name in ("ohlcv", "trades", "positions", "system_events"))
+BARS, TRADES, POSITIONS, EVENTS, FILLS, LEDGER, BALANCES = (Base.metadata.tables[name] for name in TABLES)
 
 _WORDS = {
     ColumnKind.DECIMAL: "a decimal with at most 20 digits before and 18 after the point",
@@ -21,6 +22,7 @@ _WORDS = {
     ColumnKind.JSON: "a JSON object",
     ColumnKind.INTEGER: "a whole number",
     ColumnKind.TEXT: "text",
+    ColumnKind.TEXTS: "a JSON array of texts",
 }
 
 
@@ -74,11 +76,19 @@ def _unusable(engine: Engine, table: Table, column: Column[Any]) -> tuple[str, s
         return None
     space = " || ".join(["' '", *(f"{engine.character}({code})" for code in (9, 10, 13))])
     blank = f"(trim({column.name}, {space}) = '' OR length({engine.compared.format(column.name)}) > {LONGEST_NAME})"
+    if describe_column(column).default == "":
+        blank = f"({engine.compared.format(column.name)} <> '' AND {blank})"
+        return "unusable name", blank, f"must have 1 to {LONGEST_NAME} characters and not be blank, or be empty"
     return "unusable name", blank, f"must have 1 to {LONGEST_NAME} characters and not be blank"
 
 
 def _missing(engine: Engine, table: Table, column: Column[Any]) -> Check:
     condition, name = f"{column.name} IS NULL", column.name
+    default = describe_column(column).default
+    if default is not None:
+        remedy = f"{name} must not be NULL; set the text of a row that does not set it"
+        fix = f"UPDATE {table.name} SET {name} = '{default}'"
+        return Check("missing value", "error", table, name, condition, remedy, fix)
     if column.server_default is not None:
         remedy = f"{name} must not be NULL; set the current time, as for a new row"
         return Check("missing value", "error", table, name, condition, remedy, f"UPDATE {table.name} SET {name} = {engine.now}")

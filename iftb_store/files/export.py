@@ -68,6 +68,7 @@ async def export_table(
     exchanges: str | Collection[str] = (),
     symbols: str | Collection[str] = (),
     timeframes: str | Collection[str] = (),
+    accounts: str | Collection[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
     format: FileFormat | None = None,
@@ -85,12 +86,13 @@ async def export_table(
     Args:
         db: the connected store, e.g. a DatabaseManager.
         path: the file to write, the folder if ``partitioned``, or a binary stream (only CSV and JSON lines).
-        table: the table: ohlcv, trades, positions or system_events.
-        exchanges: write only rows of these exchanges. Here and in the next two, one name may be given as text.
+        table: the table: ohlcv, trades, positions, system_events, fills, ledger_entries or balance_snapshots.
+        exchanges: write only rows of these exchanges. Here and in the next three, one name may be given as text.
         symbols: write only rows of these symbols.
         timeframes: write only bars of these timeframes.
-        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
-            of trades and positions, and the created_at of events.
+        accounts: write only rows of these accounts; the empty text names the rows without an account.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the entry_time of trades and positions,
+            the created_at of events, and the timestamp of all other rows.
         end: end of the time window, inclusive.
         format: parquet, feather, csv or jsonl; None for the format of the file's suffix.
         partitioned: write bars to a folder of Parquet files by exchange, symbol, timeframe and month.
@@ -118,7 +120,7 @@ async def export_table(
     """
     check_store(db, "db")
     step = report_steps(progress)
-    scope, _ = limit_scope(TableScope([table], exchanges, symbols, timeframes, start, end), database=db)
+    scope, _ = limit_scope(TableScope([table], exchanges, symbols, timeframes, start, end, accounts), database=db)
     for name, flag in (("partitioned", partitioned), ("overwrite", overwrite)):
         checks.boolean(flag, name)
     as_floats = checks.optional_choice(decimals, "decimals", get_args(ReadDecimals)) is not None

@@ -15,18 +15,17 @@ from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, decode
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
 from iftb_store.files.options import FLOATS, ROUNDING
-from iftb_store.schema.row_checks import EVENT_CHECKS, POSITION_CHECKS, TRADE_CHECKS
-from iftb_store.schema.table_spec import BARS, EVENTS, GREATEST_ID, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.schema.row_checks import ROW_CHECKS
+from iftb_store.schema.table_spec import BARS, GREATEST_ID, ColumnKind, TableSpec
 from iftb_store.values import checks
 from iftb_store.values.display import show
+from iftb_store.values.tags import check_texts, decode_texts, encode_texts
 
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
 # approximate bytes that Python needs for an object with one name and for an item of a list; and the maximum for a text
 _OBJECT, _ITEM, _MOST_PARSED = 240, 72, 160 << 20
-
-_CHECKS = {TRADES.name: TRADE_CHECKS, POSITIONS.name: POSITION_CHECKS, EVENTS.name: EVENT_CHECKS}
 
 
 def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
@@ -61,9 +60,12 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
             _refuse_second(rows, BARS.key)
             raise
     _check_values(table, rows)
-    for name in ("id", "trade_id") if table is TRADES else ("id",):
-        if pc.count_distinct(rows[name]).as_py() < rows.num_rows:
-            _refuse_second(rows, (name,))
+    for name in (name for name, kind in table.kinds.items() if kind == ColumnKind.TEXTS):
+        lists = [encode_texts(_read_texts(value, name)) for value in rows[name].to_pylist()]
+        rows = rows.set_column(rows.schema.get_field_index(name), wanted.field(name), pa.array(lists, pa.string()))
+    for names in (["id"], [*table.unique] if not table.unique_among else []):
+        if names and rows.select(names).group_by(names).aggregate([]).num_rows < rows.num_rows:
+            _refuse_second(rows, names)
     return rows.sort_by("id").combine_chunks()
 
 
@@ -123,13 +125,23 @@ def _check_values(table: TableSpec, rows: pa.Table) -> None:
     for name, kind in table.kinds.items():
         if kind == ColumnKind.TIME:
             _check_times(rows, name)
-    for name, check in _CHECKS[table.name].items():
-        look = _check_json_text(check) if table.kinds[name] == ColumnKind.JSON else check
+    for name, check in ROW_CHECKS[table.name].items():
+        kind = table.kinds[name]
+        look = _check_json_text(check) if kind == ColumnKind.JSON else _read_texts if kind == ColumnKind.TEXTS else check
         for index, value in enumerate(rows[name].to_pylist()):
             try:
                 look(value, name)
             except InvalidValueError as error:
                 raise RowError(index, str(error)) from error
+
+
+def _read_texts(value: object, name: str) -> list[str]:
+    try:
+        return check_texts(decode_texts(checks.text(value, name)), name)
+    except InvalidValueError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{name} is not a JSON array of texts: {show(value)}") from error
 
 
 def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:

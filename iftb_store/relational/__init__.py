@@ -9,6 +9,7 @@ from iftb_store._io.turns import Turns
 from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.bars import RelationalBars
 from iftb_store.relational.calls import hold_connection, run_in_turn
+from iftb_store.relational.conditions import filter_sql
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.lookups import RelationalLookups
@@ -62,6 +63,7 @@ __all__ = [
     "blame_parent",
     "check_own_lock",
     "describe",
+    "filter_sql",
     "find_hidden",
     "find_obstacles",
     "find_session",

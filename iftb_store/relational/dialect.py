@@ -85,10 +85,11 @@ class SqlDialect:
         time_parameter: the parameter for a time column.
         text_column: a text column in a comparison.
         text_parameter: the parameter in a comparison with a text column.
+        contains: whether the text ``{0}`` contains the text ``{1}``, compared by their bytes.
         unindexed: a column in a condition for which the engine must not choose an index, e.g. ``+{}`` on SQLite. Needed only if
             the engine would otherwise find the rows by an index and sort them, instead of reading them in the order of their ids.
-        lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter`` and ``lag`` if the
-            engine could call a user's function or operator instead of the built-in one.
+        lag: the window function that returns the previous row's value. Set ``text_column``, ``text_parameter``, ``contains`` and
+            ``lag`` if the engine could call a function or an operator that a user defined instead of the built-in one.
         limit: the clause that returns the first rows; ``{}`` is the parameter.
         returning: whether INSERT has a RETURNING clause; if not, the cursor reports the new id as its ``lastrowid``.
         on_conflict: whether INSERT has the clauses ON CONFLICT … DO NOTHING and DO UPDATE; if not, the stores update first and
@@ -129,6 +130,7 @@ class SqlDialect:
     time_parameter: str = ":{}"
     text_column: str = "{}"
     text_parameter: str = ":{}"
+    contains: str = "instr({0}, {1}) > 0"
     unindexed: str = "{}"
     lag: str = "LAG"
     limit: str = "LIMIT {}"

@@ -57,8 +57,8 @@ class Driver(QueryRunner, Protocol):
         """Write the bars of a batch; see `iftb_store.protocols.BarStore.write`."""
         ...
 
-    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
-        """Return totals of the trades of one or all exchanges; see `iftb_store.protocols.RecordStore.get_totals`."""
+    async def get_totals(self, since: datetime, trades: RowFilter) -> TradeTotals:
+        """Return totals of the selected trades; see `iftb_store.protocols.RecordStore.get_totals`."""
         ...
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:

@@ -82,6 +82,12 @@ class RelationalLookups:
                 found.append(after)
         return found
 
+    async def find_values(self, selection: RowFilter, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return the different values of the selected rows in columns of text; see `iftb_store.abilities.SupportsValues`."""
+        where, values = self._where(selection)
+        rows = await self._read(f"SELECT DISTINCT {', '.join(columns)} FROM {selection.table.name}{where}", values)
+        return [tuple(map(str, row)) for row in rows]
+
     async def fingerprint_days(self, window: RowFilter) -> list[tuple[int | None, int, str]] | None:
         """Return the fingerprint of each day of a series; None if the dialect has no query for it."""
         template = self._reader.dialect.day_fingerprints

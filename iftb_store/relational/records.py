@@ -10,15 +10,16 @@ from sqlalchemy.exc import IntegrityError
 from iftb_store.errors import integrity_error, operational_error
 from iftb_store.models import Position
 from iftb_store.protocols import Record
-from iftb_store.relational.dialect import SqlDialect
+from iftb_store.relational.conditions import equal_sql, filter_sql
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.rows import RowForm
-from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import BARS, POSITIONS, RowFilter, TableSpec
 from iftb_store.schema.tables import OPEN
 
-_FORMS = {table.name: RowForm(table) for table in (TRADES, POSITIONS, EVENTS)}
-_POSITION_KEY = ("exchange", "symbol", "side")
-_OPEN = {"status": "open"}
+_FORMS = {table.name: RowForm(table) for table in TABLES.values() if table is not BARS}
+_POSITION_KEY = POSITIONS.unique
+_OPEN = dict(POSITIONS.unique_among)
 _POSITION_CHANGES = tuple(column for column in _FORMS["positions"].written if column != "created_at")
 # {} is the trade_id of the stored and of the new position
 _SAME_TRADE = " WHERE positions.trade_id IS NULL OR excluded.trade_id IS NULL OR {} = {}"
@@ -40,11 +41,8 @@ class RelationalRecords:
     async def select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
         """Return the rows of a selection, ordered by time, then id; newest first if ``descending``."""
         form, dialect, way = _FORMS[rows.table.name], self._driver.dialect, " DESC" if descending else ""
-        conditions = [_equal_sql(dialect, rows.table, rows.equal)] if rows.equal else []
-        values = _prefix(rows.equal) | {"limit": rows.limit}
-        for name, sign, moment in rows.bounds:
-            conditions.append(f"{rows.table.time} {sign} {dialect.time_parameter.format(name)}")
-            values[name] = moment
+        conditions, values = filter_sql(rows, dialect)
+        values["limit"] = rows.limit
         sql = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         sql += f" ORDER BY {rows.table.time}{way}, id{way}"
         sql += "" if rows.limit is None else f" {dialect.limit.format(':limit')}"
@@ -54,32 +52,32 @@ class RelationalRecords:
         """Insert a row and return its new id."""
         dialect = self._driver.dialect
         sql = _FORMS[table.name].insert_sql(dialect)
-        if table is TRADES and dialect.on_conflict:
+        if table.unique and not table.unique_among and dialect.on_conflict:
             # cheaper than a savepoint, which an error needs
-            sql += " ON CONFLICT (trade_id) DO NOTHING"
+            sql += f" ON CONFLICT ({', '.join(table.unique)}) DO NOTHING"
             number = await self._insert(sql, table, row, savepoint=False)
         else:
-            number = await self._insert(sql, table, row, savepoint=table is not EVENTS)
+            number = await self._insert(sql, table, row, savepoint=bool(table.unique))
         if number is None:
-            raise integrity_error("a trade with this trade_id is already stored")
+            raise integrity_error(f"a row of {table.name} with this {' and '.join(table.unique)} is already stored")
         return number
 
     async def _insert(self, sql: str, table: TableSpec, row: Record, *, savepoint: bool) -> int | None:
         sql += " RETURNING id" if self._driver.dialect.returning else ""
-        return await self._driver.insert(
-            *bind(self._driver, sql, {name: getattr(row, name) for name in table.columns}), savepoint=savepoint
-        )
+        return await self._driver.insert(*bind(self._driver, sql, _FORMS[table.name].values(row)), savepoint=savepoint)
 
     async def update(self, table: TableSpec, equal: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
         """Store ``changes`` in the rows whose columns have the values ``equal``; return the number of these rows."""
         dialect = self._driver.dialect
-        sql = _FORMS[table.name].update_sql(dialect, tuple(changes), _equal_sql(dialect, table, equal))
+        form = _FORMS[table.name]
+        conditions, values = equal_sql(table, equal, dialect)
+        sql = form.update_sql(dialect, tuple(changes), " AND ".join(conditions))
         # only a position can get a key that another row has
         may_conflict = table is POSITIONS and not changes.keys().isdisjoint(_POSITION_KEY)
-        return await self._driver.change(*bind(self._driver, sql, {**changes, **_prefix(equal)}), savepoint=may_conflict)
+        return await self._driver.change(*bind(self._driver, sql, form.encode_lists(changes) | values), savepoint=may_conflict)
 
     async def upsert_position(self, position: Position, *, replace: bool) -> bool:
-        """Update the open position with the same exchange, symbol and side, or insert the position.
+        """Update the open position with the same exchange, account, symbol and side, or insert the position.
 
         Return False, and write nothing, if the open position belongs to another trade and ``replace`` is False.
         """
@@ -114,22 +112,3 @@ class RelationalRecords:
             else:
                 return True
         raise operational_error(_MEANWHILE, transient=True)
-
-
-def _prefix(equal: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"is_{column}": value for column, value in equal.items()}
-
-
-def _equal_sql(dialect: SqlDialect, table: TableSpec, equal: Mapping[str, Any]) -> str:
-    conditions: list[str] = []
-    for column, value in equal.items():
-        if value is None:
-            conditions.append(f"{column} IS NULL")
-        elif {column: value} == _OPEN:
-            # a literal, so that the engine can use its index on the open positions
-            conditions.append(OPEN)
-        elif table.kinds[column] == ColumnKind.TEXT:
-            conditions.append(f"{dialect.text_column.format(column)} = {dialect.text_parameter.format(f'is_{column}')}")
-        else:
-            conditions.append(f"{column} = :is_{column}")
-    return " AND ".join(conditions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from iftb_store.errors import readable
 from iftb_store.relational.dialect import Row, SqlDialect
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
 from iftb_store.values.checks import json_object
+from iftb_store.values.tags import decode_texts, encode_texts
 
 
 def shown_column(dialect: SqlDialect, column: str, kind: ColumnKind) -> str:
@@ -55,12 +56,21 @@ class RowForm:
         }
         return as_sql.get(self.table.kinds[column], ":{}").format(column)
 
+    def values(self, row: Any) -> dict[str, Any]:
+        """Return the values of an object by column, lists of texts as they are stored."""
+        return self.encode_lists({name: getattr(row, name) for name in self.table.columns})
+
+    def encode_lists(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values by column, with lists of texts as they are stored; `SqlDialect.encode` converts the other values."""
+        return {name: encode_texts(value) if isinstance(value, list) else value for name, value in values.items()}
+
     def decode(self, dialect: SqlDialect, rows: Sequence[Row]) -> list[Any]:
         """Convert rows that a `select_sql` statement returned to objects."""
         decoders: dict[ColumnKind, Callable[[Any], Any]] = {
             ColumnKind.DECIMAL: dialect.decode_decimal,
             ColumnKind.TIME: dialect.decode_time,
             ColumnKind.JSON: json_object,
+            ColumnKind.TEXTS: decode_texts,
         }
         decoded = [(index, decoders[kind]) for index, kind in enumerate(self.table.kinds.values()) if kind in decoders]
         objects: list[Any] = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from iftb_store.relational.conditions import tag_sql
 from iftb_store.relational.dialect import SqlDialect
 from iftb_store.schema.table_spec import ColumnKind, RowFilter
+from iftb_store.values.tags import encode_item
 
 
 def fitting_sql(selection: RowFilter, dialect: SqlDialect) -> tuple[str, dict[str, Any]]:
@@ -51,6 +53,9 @@ def scan_sql(selection: RowFilter, dialect: SqlDialect, shown: Callable[[str, Co
     for name, sign, moment in selection.bounds:
         conditions.append(f"{form.format(table.time)} {sign} {dialect.time_parameter.format(name)}")
         values[name] = moment
+    if selection.tag is not None:
+        conditions.append(tag_sql(dialect))
+        values["tag"] = encode_item(selection.tag)
     if selection.after is not None:
         after = selection.equal | dict(zip(selection.order, selection.after, strict=False))
         behind = [column for column in order if column in after]

@@ -25,6 +25,7 @@ from iftb_store.errors import operational_error, readable
 from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
 from iftb_store.protocols import WriteMode
 from iftb_store.relational.calls import run_in_turn
+from iftb_store.relational.conditions import filter_sql
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import bind
 from iftb_store.relational.rows import RowForm, shown_column
@@ -147,14 +148,16 @@ class SqlDriver:
         bars = _BARS.decode(dialect, _execute(connection, *bind(self, sql, values)).fetchall())
         return {bar.timestamp: tuple(getattr(bar, name) for name in VALUES) for bar in bars}
 
-    async def get_totals(self, since: datetime, exchange: str | None) -> TradeTotals:
+    async def get_totals(self, since: datetime, trades: RowFilter) -> TradeTotals:
         """Read trades and add up their totals in Python; see `iftb_store.protocols.RecordStore.get_totals`."""
         dialect = self.dialect
         columns = ", ".join(shown_column(dialect, name, ColumnKind.DECIMAL) for name in _TOTALS)
-        sql = f"""
-            SELECT {columns} FROM {TRADES.name} WHERE {"" if exchange is None else f"{dialect.equal('exchange')} AND "}
-                realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= {dialect.time_parameter.format("since")}"""
-        rows = await self.read(*bind(self, sql, {"since": since, "exchange": exchange}))
+        conditions, values = filter_sql(trades, dialect)
+        conditions.append(
+            f"realized_pnl IS NOT NULL AND COALESCE(exit_time, updated_at) >= {dialect.time_parameter.format('since')}"
+        )
+        sql = f"SELECT {columns} FROM {TRADES.name} WHERE {' AND '.join(conditions)}"
+        rows = await self.read(*bind(self, sql, {"since": since} | values))
         profit, loss, fees, best, worst, wins, losses = *(Decimal(0),) * 5, 0, 0
         for index, row in enumerate(rows):
             if not index % CHUNK:
@@ -245,8 +248,8 @@ class SqlDriver:
             stamped = None
             if catalog.has_table(VERSION_TABLE):
                 stamped = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
-            check_revision(catalog.has_table(BARS.name), stamped, session.iftb_store_backend.shown_url)
-            session.iftb_store_backend.schema_seen = True
+            is_current = check_revision(catalog.has_table(BARS.name), stamped, session.iftb_store_backend.shown_url)
+            session.iftb_store_backend.schema_seen = is_current
         return connection
 
 

@@ -20,7 +20,7 @@ from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.standby import StandbyReads
 from iftb_store.values import checks
 from iftb_store.values.choices import ReadDecimals
-from iftb_store.values.display import type_name
+from iftb_store.values.display import show, type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,10 +150,73 @@ async def _to_floats(rows: Any) -> Any:
     return await asyncio.to_thread(to_floats, rows)
 
 
-class RecordRepository(Repository):
-    """Base class of the repositories of trades, positions and events; their rows can also be read as Arrow tables."""
+class AccountRepository(Repository):
+    """Base class of the repositories of records; a repository can be that of one account."""
 
     _scanned: ClassVar[TableSpec]
+
+    def __init__(
+        self, session: Session | AsyncSession | ConnectedStore, *, account: str | None = None, clock: Clock = utc_now
+    ) -> None:
+        """Create a repository for a session, or for a manager, with which each call runs in a new transaction.
+
+        Args:
+            session: a session from ``db.get_session()``, an AsyncSession of the app (asyncpg or aiosqlite), or the manager.
+            account: the account whose rows the repository reads and writes, at most 255 bytes in UTF-8; the empty text: rows
+                without an account. None: reads see the rows of all accounts, and a row is written to its own account, which
+                is the empty text unless it is set.
+            clock: function that returns the time for created_at, updated_at and last_updated; tests pass their own.
+
+        Raises:
+            Unsupported: the session has another type or driver, or its backend does not keep these rows.
+            InvalidValueError: the account is not text that can be stored, or the clock is not callable.
+
+        Example:
+            async with db.get_session() as session:
+                await TradeRepository(session, account="bot-a").insert(new_trade)
+                await SystemEventRepository(session, account="bot-a").log_event("trade_opened", "info", "both, or neither")
+            (await TradeRepository(db).get_by_trade_id("T-3")).account  # -> 'bot-a'
+            await TradeRepository(db, account="bot-b").get_by_trade_id("T-3")  # -> None
+        """
+        self._account = checks.optional(checks.account, account, "account")
+        super().__init__(session, clock=clock)
+
+    def _choose_account(self, account: object = None) -> dict[str, str]:
+        """Return the values of the rows to read: those of the repository's account, of the given one, or none for all.
+
+        Raises:
+            InvalidValueError: the account is not text that can be stored, or not that of the repository.
+        """
+        chosen = checks.optional(checks.account, account, "account")
+        if chosen is None:
+            chosen = self._account
+        elif self._account not in (None, chosen):
+            raise self._other_account(chosen)
+        return {} if chosen is None else {"account": chosen}
+
+    def _assign_account(self, row: T) -> T:
+        """Return a row to write, in the repository's account if it names none.
+
+        Raises:
+            InvalidValueError: the row belongs to another account.
+        """
+        given: Any = row
+        if self._account in (None, given.account):
+            return row
+        if given.account:
+            raise self._other_account(given.account)
+        assigned: T = replace(given, account=self._account)
+        return assigned
+
+    def _other_account(self, account: str) -> InvalidValueError:
+        return InvalidValueError(
+            f"the account {show(account)} is not {show(self._account)}, whose rows this repository reads and writes; create "
+            "another one for it, or one without account= for all"
+        )
+
+    def _name_scope(self) -> str:
+        """Return the words by which messages limit the rows to those of the repository's account; empty for all."""
+        return "" if self._account is None else f" of the account {show(self._account)}"
 
     async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
         """Return the selected rows by time; those of all exchanges, oldest first, by exchange and symbol, then time."""
@@ -171,6 +234,10 @@ class RecordRepository(Repository):
         if Capability.RECORDS not in capabilities:
             raise Unsupported(f"this backend keeps only bars, no {self._scanned.name}; keep those on PostgreSQL")
 
+
+class RecordRepository(AccountRepository):
+    """Base class of the repositories of records that have a symbol; their rows can be read as Arrow tables."""
+
     async def read_arrow(
         self,
         symbol: str | None = None,
@@ -178,19 +245,21 @@ class RecordRepository(Repository):
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         decimals: ReadDecimals | None = None,
     ) -> pa.Table:
         """Return all rows, or only those of a symbol, exchange or time window, as a pyarrow.Table, read from a snapshot.
 
-        Columns are the fields of Trade, Position or SystemEvent in their order: decimals as decimal128(38, 18), times as
-        timestamp[us, UTC], JSON objects as text. Rows are ordered by id. The time window applies to entry_time of trades and
-        positions, and to created_at of events.
+        Columns are the fields of the dataclass, e.g. Trade, in their order: decimals as decimal128(38, 18), times as
+        timestamp[us, UTC], JSON objects and tags as JSON text. Rows are ordered by id. The time window applies to entry_time of
+        trades and positions, to created_at of events, and to timestamp of other rows.
 
         Args:
             symbol: only rows of this symbol; None: of all.
             start: start of the time window, inclusive; naive times are UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
-            exchange: only rows of this exchange; None (the default of this method): of all.
+            exchange: only rows of this exchange; None, the default here: of all.
+            account: only rows of this account; None: of the repository's account, or of all.
             decimals: "float": read decimals as the nearest floats, for plots and models. None: exactly.
 
         Returns:
@@ -206,7 +275,7 @@ class RecordRepository(Repository):
             (await positions.read_arrow("BTCUSDT", decimals="float"))["quantity"].to_pylist()  # -> [0.01]
             (await events.read_arrow("BTCUSDT"))["event_type"].to_pylist()  # -> ['trade_opened']
         """
-        return await self._table(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange), decimals)
+        return await self._table(self._select_window(symbol, start, end, exchange, account), decimals)
 
     def stream_arrow(
         self,
@@ -215,6 +284,7 @@ class RecordRepository(Repository):
         end: datetime | None = None,
         exchange: str | None = None,
         *,
+        account: str | None = None,
         batch_size: int = 65_536,
         decimals: ReadDecimals | None = None,
     ) -> Stream[pa.RecordBatch]:
@@ -226,7 +296,8 @@ class RecordRepository(Repository):
             symbol: only rows of this symbol; None: of all.
             start: start of the time window, inclusive; naive times are UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
-            exchange: only rows of this exchange; None (the default of this method): of all.
+            exchange: only rows of this exchange; None, the default here: of all.
+            account: only rows of this account; None: of the repository's account, or of all.
             batch_size: the maximum number of rows of a batch, at least 1.
             decimals: "float": read decimals as the nearest floats. None: exactly.
 
@@ -246,4 +317,9 @@ class RecordRepository(Repository):
             async for batch in events.stream_arrow():
                 batch["event_type"].to_pylist()  # -> ['trade_opened', 'order_refused']
         """
-        return self._stream(make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange), batch_size, decimals)
+        return self._stream(self._select_window(symbol, start, end, exchange, account), batch_size, decimals)
+
+    def _select_window(
+        self, symbol: str | None, start: datetime | None, end: datetime | None, exchange: str | None, account: object
+    ) -> RowFilter:
+        return make_filter(self._scanned, start, end, symbol=symbol, exchange=exchange, **self._choose_account(account))

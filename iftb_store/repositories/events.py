@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from iftb_store.models import SystemEvent
-from iftb_store.repositories.base import RecordRepository
+from iftb_store.repositories.base import RecordRepository, check_fields
 from iftb_store.schema.row_checks import EVENT_CHECKS
 from iftb_store.schema.scope import make_filter
 from iftb_store.schema.table_spec import EVENTS, RowFilter
@@ -69,31 +69,37 @@ class SystemEventRepository(RecordRepository):
             [newest] = await events.get_recent_events(limit=1)
             newest.details  # -> {'price': '42600.5'}
         """
-        given = (event_type, severity, message, details, symbol, exchange, trade_id, position_id, stack_trace)
-        event = SystemEvent(*(check(value, name) for (name, check), value in zip(EVENT_CHECKS.items(), given, strict=True)))
+        given = SystemEvent(event_type, severity, message, details, symbol, exchange, trade_id, position_id, stack_trace)
+        event = self._assign_account(check_fields(given, SystemEvent, EVENT_CHECKS))
         moment = self._now() if at is None else checks.utc(at, "at")
         async with self._stores() as stores:
             await stores.records.insert(EVENTS, replace(event, created_at=moment))
 
-    async def get_recent_events(self, severity: Severity | None = None, limit: int = 100) -> list[SystemEvent]:
+    async def get_recent_events(
+        self, severity: Severity | None = None, limit: int = 100, *, account: str | None = None
+    ) -> list[SystemEvent]:
         """Return the newest events of one severity, or of all severities, ordered by created_at, then id; newest first.
 
         Args:
             severity: only events of exactly this severity; None: of all.
             limit: the maximum number of events, at least 1.
+            account: only events of this account; None: of the repository's account, or of all.
 
         Returns:
             The events; empty if there are none.
 
         Raises:
-            InvalidValueError: limit is below 1, or the severity is unknown.
+            InvalidValueError: limit is below 1, the severity is unknown, or the account is not text that can be stored.
 
         Example:
             [event.message for event in await events.get_recent_events("error")]  # -> ['not enough margin']
         """
         equal = {} if severity is None else {"severity": EVENT_CHECKS["severity"](severity, "severity")}
         count = checks.integer(limit, "limit", least=1)
-        return await self._read(lambda stores: stores.records.select(RowFilter(EVENTS, equal, limit=count), descending=True))
+        chosen = self._choose_account(account)
+        return await self._read(
+            lambda stores: stores.records.select(RowFilter(EVENTS, equal | chosen, limit=count), descending=True)
+        )
 
     async def get_events(
         self,
@@ -103,6 +109,7 @@ class SystemEventRepository(RecordRepository):
         trade_id: str | None = None,
         start: datetime | None = None,
         end: datetime | None = None,
+        account: str | None = None,
     ) -> list[SystemEvent]:
         """Return all events, or only those with the given values, of all exchanges; oldest first.
 
@@ -112,6 +119,7 @@ class SystemEventRepository(RecordRepository):
             trade_id: only events of the trade with this trade_id of the bot, stored or not; None: of all.
             start: start of the time window, inclusive; it applies to created_at, and a naive time is UTC. None: no limit.
             end: end of the time window, inclusive. None: no limit.
+            account: only events of this account; None: of the repository's account, or of all.
 
         Returns:
             The events, ordered by created_at, then id; empty if there are none.
@@ -122,7 +130,7 @@ class SystemEventRepository(RecordRepository):
         Example:
             [event.message for event in await events.get_events(trade_id="T-2")]  # -> ['long 0.01 BTCUSDT']
         """
-        window = make_filter(EVENTS, start, end)
+        window = make_filter(EVENTS, start, end, **self._choose_account(account))
         given = {"event_type": event_type, "symbol": symbol, "trade_id": trade_id}
         equal = {name: EVENT_CHECKS[name](value, name) for name, value in given.items() if value is not None}
-        return await self._read(lambda stores: stores.records.select(replace(window, equal=equal)))
+        return await self._read(lambda stores: stores.records.select(replace(window, equal=window.equal | equal)))

@@ -22,13 +22,16 @@ from iftb_store.values import checks
 from iftb_store.values.choices import Side
 from iftb_store.values.display import show
 
+# number of open positions that a message names
+_NAMED = 4
+
 
 class PositionRepository(RecordRepository):
     """Reads and writes positions.
 
-    At most one position is open per (exchange, symbol, side). A closed position stays in the table and never changes. Decimals
-    are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. With a manager, each call is a
-    separate transaction; with a session, the writes are committed at the session's end.
+    At most one position is open per (exchange, account, symbol, side). A closed position stays in the table and never changes.
+    Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. Given the manager, each
+    call is a transaction of its own; given a session, the writes are committed at its end.
 
     If a read finds nothing on the default exchange, binance, but another exchange has positions that match, a warning is logged,
     once for each manager.
@@ -44,38 +47,44 @@ class PositionRepository(RecordRepository):
 
     _scanned = POSITIONS
 
-    async def get_open_positions(self, exchange: str | None = "binance") -> list[Position]:
+    async def get_open_positions(self, exchange: str | None = "binance", *, account: str | None = None) -> list[Position]:
         """Return the open positions of an exchange, ordered by entry_time, then id; oldest first.
 
         Args:
             exchange: the exchange; None returns the open positions of all exchanges, ordered by exchange, symbol, entry_time
                 and id.
+            account: only positions of this account; None: of the repository's account, or of all.
 
         Returns:
             The positions; empty if none is open.
 
         Raises:
-            InvalidValueError: the exchange is not text that can be stored.
+            InvalidValueError: the exchange or the account is not text that can be stored.
 
         Example:
             opened = await positions.get_open_positions(exchange=None)
             [(position.symbol, position.side, position.trade_id) for position in opened]  # -> [('BTCUSDT', 'long', 'T-2')]
         """
-        return await self._select(RowFilter(POSITIONS, {**select_exchange(exchange), "status": "open"}))
+        market = {**select_exchange(exchange), **self._choose_account(account), "status": "open"}
+        return await self._select(RowFilter(POSITIONS, market))
 
-    async def get_position(self, symbol: str, exchange: str | None = "binance", *, side: Side | None = None) -> Position | None:
+    async def get_position(
+        self, symbol: str, exchange: str | None = "binance", *, side: Side | None = None, account: str | None = None
+    ) -> Position | None:
         """Return the open position of a symbol, or None; ``side`` selects the long or the short position.
 
         Args:
             symbol: the symbol of the position.
             exchange: the exchange of the position; None: any exchange.
             side: the side of the position; None: any side.
+            account: the account of the position; None: the repository's account, or any.
 
         Returns:
             The position, or None if none is open.
 
         Raises:
-            AmbiguousPositionError: two open positions match, e.g. a long and a short one, and the caller gave no side.
+            AmbiguousPositionError: several open positions match, e.g. a long and a short one, or those of two accounts; the
+                message names them.
             InvalidValueError: a value is one that no position can have.
 
         Example:
@@ -85,24 +94,32 @@ class PositionRepository(RecordRepository):
         market = {"symbol": checks.name_text(symbol, "symbol"), **select_exchange(exchange), "status": "open"}
         if side is not None:
             market["side"] = POSITION_CHECKS["side"](side, "side")
+        market |= self._choose_account(account)
         found: list[Position] = await self._select(RowFilter(POSITIONS, market))
         if len(found) < 2:
             return found[0] if found else None
-        if exchange is None:
-            places = " and ".join(f"a {item.side} one on {item.exchange}" for item in found)
-            raise AmbiguousPositionError(f"positions of {symbol} are open: {places}; select one with exchange= and side=")
+        choices = [name for name in ("exchange", "account", "side") if len({getattr(item, name) for item in found}) > 1]
+        if choices == ["side"]:
+            raise AmbiguousPositionError(
+                f"both a long and a short position of {symbol} on {found[0].exchange} are open; select one with side="
+            )
+        places = [f"a {item.side} one on {item.exchange}" for item in found[:_NAMED]]
+        if "account" in choices:
+            places = [f"{place} of the account {show(item.account)}" for place, item in zip(places, found, strict=False)]
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise AmbiguousPositionError(
-            f"both a long and a short position of {symbol} on {exchange} are open; select one with side="
+            f"positions of {symbol} are open: {' and '.join(places)}{more}; select one with "
+            f"{' and '.join(f'{name}=' for name in choices)}"
         )
 
     async def update_position(self, position: Position, *, replace: bool = False) -> None:
         """Store a position: replace every field of the open one, or insert it.
 
-        If the object has no id, it replaces every field of the open position with the same (exchange, symbol, side); if no such
-        position is open, the object is inserted. An open position of another trade is not replaced, so that two bots on one
-        database do not take over each other's position; a trade_id of None, stored or given, matches any. The call is atomic,
-        even if several bots call at once. If the object has an id, it replaces every field of the position with this id, which
-        must be open.
+        If the object has no id, it replaces every field of the open position with the same (exchange, account, symbol, side), or
+        is inserted if there is no such position, also if an equal one was closed before. An open position of another trade is not
+        replaced, so that two bots on one database do not take over each other's position; a trade_id of None, stored or given,
+        matches any. The call is atomic, even if several bots call at once. If the object has an id, it replaces every field of
+        the position with this id, which must be open.
 
         Args:
             position: the position. The object is not changed; its created_at and last_updated are ignored.
@@ -110,10 +127,11 @@ class PositionRepository(RecordRepository):
 
         Raises:
             PositionConflictError: the open position has another trade_id; the message names both. Nothing is changed.
-            NotFoundError: no position has the id.
+            NotFoundError: no position of the repository's account has the id.
             PositionClosedError: the position with the id is no longer open.
-            IntegrityError: another open position has the same (exchange, symbol, side).
-            InvalidValueError: a value cannot be stored, or the quantity of an open position is not above 0.
+            IntegrityError: another open position has the same (exchange, account, symbol, side).
+            InvalidValueError: a value cannot be stored, the quantity of an open position is not above 0, or the position belongs
+                to another account than the repository.
 
         Example:
             position = await positions.get_position("BTCUSDT")
@@ -125,6 +143,7 @@ class PositionRepository(RecordRepository):
         if checked.status == "open":
             checks.check_quantity(checked.quantity, "an open position")
         checks.boolean(replace, "replace")
+        checked = self._assign_account(checked)
         async with self._stores() as stores:
             now = self._now()
             if checked.id is None:
@@ -133,7 +152,7 @@ class PositionRepository(RecordRepository):
                     raise await _find_conflict(stores, checked)
                 return
             changes = {name: getattr(checked, name) for name in POSITION_CHECKS if name != "id"}
-            await _update_open(stores, checked.id, {**changes, "last_updated": now})
+            await self._update_open(stores, checked.id, {**changes, "last_updated": now})
 
     async def close_position(self, position_id: int) -> None:
         """Set the status of an open position to closed; last_updated becomes the current time.
@@ -142,7 +161,7 @@ class PositionRepository(RecordRepository):
             position_id: the id of the position, `Position.id`, which the store assigned.
 
         Raises:
-            NotFoundError: no position has the id.
+            NotFoundError: no position of the repository's account has the id.
             PositionClosedError: the position is no longer open.
             InvalidValueError: the id is not a whole number.
 
@@ -153,12 +172,22 @@ class PositionRepository(RecordRepository):
         """
         number = checks.integer(position_id, "position_id")
         async with self._stores() as stores:
-            await _update_open(stores, number, {"status": "closed", "last_updated": self._now()})
+            await self._update_open(stores, number, {"status": "closed", "last_updated": self._now()})
+
+    async def _update_open(self, stores: Stores, position_id: int, changes: dict[str, Any]) -> None:
+        selected = {"id": position_id, **self._choose_account()}
+        if await stores.records.update(POSITIONS, {**selected, "status": "open"}, changes):
+            return
+        if await stores.records.select(RowFilter(POSITIONS, selected)):
+            raise PositionClosedError(f"position {position_id} is no longer open and cannot be changed; a new position has no id")
+        raise NotFoundError(
+            f"no position{self._name_scope()} has the id {position_id}; get_open_positions() lists the open positions"
+        )
 
 
 async def _find_conflict(stores: Stores, position: Position) -> Exception:
-    key = {name: getattr(position, name) for name in ("exchange", "symbol", "side")}
-    stored: list[Position] = await stores.records.select(RowFilter(POSITIONS, {**key, "status": "open"}))
+    key = {name: getattr(position, name) for name in POSITIONS.unique}
+    stored: list[Position] = await stores.records.select(RowFilter(POSITIONS, key | dict(POSITIONS.unique_among)))
     owner = next((item.trade_id for item in stored if item.trade_id is not None), None)
     if owner is None:
         return operational_error("the open position of another trade was closed or changed meanwhile; try again", transient=True)
@@ -167,13 +196,3 @@ async def _find_conflict(stores: Stores, position: Position) -> Exception:
         f"position to store has {show(position.trade_id)}; close the open one first, or pass replace=True to take it over",
         owner,
     )
-
-
-async def _update_open(stores: Stores, position_id: int, changes: dict[str, Any]) -> None:
-    if await stores.records.update(POSITIONS, {"id": position_id, "status": "open"}, changes):
-        return
-    if await stores.records.select(RowFilter(POSITIONS, {"id": position_id})):
-        raise PositionClosedError(
-            f"position {position_id} is no longer open and cannot be changed; to store a new position, leave id None"
-        )
-    raise NotFoundError(f"no position has the id {position_id}; get_open_positions() lists the open positions")

@@ -15,9 +15,10 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError, integrity_error
-from iftb_store.models import Trade, TradeChanges, TradeStatistics, TradeTotals
+from iftb_store.models import Trade, TradeChanges, TradeFilters, TradeStatistics, TradeTotals
 from iftb_store.protocols import Stores
-from iftb_store.repositories.base import RecordRepository, check_fields
+from iftb_store.repositories.applied_fills import FillApplier
+from iftb_store.repositories.base import check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_others, warn_of_records
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.scope import check_window
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 _logged: WeakSet[Any] = WeakSet()
 
 
-class TradeRepository(RecordRepository):
+class TradeRepository(FillApplier):
     """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``.
 
     The quantity of a trade is above 0; its side gives the direction. A closed trade may lack exit_price or realized_pnl, as some
@@ -43,6 +44,8 @@ class TradeRepository(RecordRepository):
 
     Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. With a manager, each call
     is a separate transaction; with a session, the writes are committed at the session's end.
+
+    A trade_id is unique among the trades of all accounts.
 
     If a read finds nothing on the default exchange, binance, but another exchange has trades that match, a warning is logged,
     once for each manager.
@@ -69,13 +72,14 @@ class TradeRepository(RecordRepository):
 
         Raises:
             IntegrityError: a trade with this trade_id is already stored; the message names the trade_id.
-            InvalidValueError: a value cannot be stored, or the quantity is not above 0.
+            InvalidValueError: a value cannot be stored, the quantity is not above 0, or the trade belongs to another account
+                than the repository.
 
         Example:
             await trades.insert(new_trade)  # -> 3
             (await trades.get_by_id(3)).trade_id  # -> 'T-3'
         """
-        checked = _check_trade(trade)
+        checked = self._check(trade)
         async with self._stores() as stores:
             try:
                 number = await stores.records.insert(TRADES, self._stamp(checked))
@@ -108,13 +112,13 @@ class TradeRepository(RecordRepository):
         Raises:
             TradeConflictError: a trade with this trade_id and other values is stored; the message names the differing fields.
                 Nothing is changed.
-            InvalidValueError: a value cannot be stored.
+            InvalidValueError: as in `insert`.
 
         Example:
             await trades.record(new_trade)  # -> 3
             await trades.record(new_trade)  # -> 3
         """
-        checked = _check_trade(trade)
+        checked = self._check(trade)
         async with self._stores() as stores:
             try:
                 number = await stores.records.insert(TRADES, self._stamp(checked))
@@ -145,8 +149,8 @@ class TradeRepository(RecordRepository):
 
         Raises:
             NotFoundError: no trade has this id.
-            InvalidValueError: an unknown field, a value that cannot be stored, or an attempt to set id, created_at or
-                updated_at, which the store sets.
+            InvalidValueError: an unknown field, a value that cannot be stored, another account than that of the repository, or
+                an attempt to set id, created_at or updated_at, which the store sets.
             TypeError: the new values include the bot's trade_id, which cannot be changed.
 
         Example:
@@ -160,9 +164,13 @@ class TradeRepository(RecordRepository):
         checked = {name: check(changes[name], name) for name, check in TRADE_CHECKS.items() if name in changes}
         if "quantity" in checked:
             checks.check_quantity(checked["quantity"], "a trade")
+        self._choose_account(checked.get("account"))
+        equal = {"id": number, **self._choose_account()}
         async with self._stores() as stores:
-            if not await stores.records.update(TRADES, {"id": number}, {**checked, "updated_at": self._now()}):
-                raise NotFoundError(f"no trade has the id {number}; insert() returns ids, get_by_symbol() finds trades")
+            if not await stores.records.update(TRADES, equal, {**checked, "updated_at": self._now()}):
+                raise NotFoundError(
+                    f"no trade{self._name_scope()} has the id {number}; insert() returns ids, get_by_symbol() finds trades"
+                )
             given = checked.get("exit_price"), checked.get("realized_pnl")
             if checked.get("action", "open") != "open" and None in given and self._backend not in _logged:
                 for trade in await stores.records.select(RowFilter(TRADES, {"id": number})):
@@ -185,7 +193,8 @@ class TradeRepository(RecordRepository):
             await trades.get_by_id(99)  # -> None
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
-        return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"id": number})))), None)
+        selection = RowFilter(TRADES, {"id": number, **self._choose_account()})
+        return next(iter(await self._read(lambda stores: stores.records.select(selection))), None)
 
     async def get_by_trade_id(self, trade_id: str) -> Trade | None:
         """Return the trade with this trade_id, which the bot assigned, or None.
@@ -203,10 +212,16 @@ class TradeRepository(RecordRepository):
             (await trades.get_by_trade_id("T-1")).realized_pnl  # -> Decimal('0.775')
         """
         name = checks.name_text(trade_id, "trade_id")
-        return next(iter(await self._read(lambda stores: stores.records.select(RowFilter(TRADES, {"trade_id": name})))), None)
+        selection = RowFilter(TRADES, {"trade_id": name, **self._choose_account()})
+        return next(iter(await self._read(lambda stores: stores.records.select(selection))), None)
 
     async def get_open(
-        self, *, symbol: str | None = None, side: Side | None = None, exchange: str | None = "binance"
+        self,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = "binance",
+        **filters: Unpack[TradeFilters],
     ) -> list[Trade]:
         """Return the open trades: those with the action open whose realized_pnl is not set; oldest first.
 
@@ -214,6 +229,7 @@ class TradeRepository(RecordRepository):
             symbol: only trades of this symbol; None: of all.
             side: only long or only short trades; None: both.
             exchange: only trades of this exchange; None: of all exchanges.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The trades, ordered by entry_time, then id (of all exchanges: by exchange and symbol first); empty if none is open.
@@ -225,7 +241,7 @@ class TradeRepository(RecordRepository):
             # after a restart, whatever the exchange
             [trade.trade_id for trade in await trades.get_open(exchange=None)]  # -> ['T-2']
         """
-        return await self._select(_filter(symbol, side, exchange, {"action": "open", "realized_pnl": None}))
+        return await self._select(self._filter(filters, symbol, side, exchange, {"action": "open", "realized_pnl": None}))
 
     async def get_range(
         self,
@@ -235,6 +251,7 @@ class TradeRepository(RecordRepository):
         symbol: str | None = None,
         side: Side | None = None,
         exchange: str | None = "binance",
+        **filters: Unpack[TradeFilters],
     ) -> list[Trade]:
         """Return the trades with start <= entry_time <= end, open and closed, oldest first.
 
@@ -244,6 +261,7 @@ class TradeRepository(RecordRepository):
             symbol: only trades of this symbol; None: of all.
             side: only long or only short trades; None: both.
             exchange: only trades of this exchange; None: of all exchanges.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The trades, ordered by entry_time, then id (of all exchanges: by exchange and symbol first); empty if there are
@@ -258,33 +276,39 @@ class TradeRepository(RecordRepository):
         """
         first, last = checks.utc(start, "start"), checks.utc(end, "end")
         check_window(first, last)
-        return await self._select(replace(_filter(symbol, side, exchange), start=first, end=last))
+        return await self._select(replace(self._filter(filters, symbol, side, exchange), start=first, end=last))
 
-    async def get_recent(self, limit: int = 100) -> list[Trade]:
+    async def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
         """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first.
 
         Args:
             limit: the maximum number of trades, at least 1.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The trades, open and closed; empty if there are none.
 
         Raises:
-            InvalidValueError: limit is below 1.
+            InvalidValueError: limit is below 1, or a value is one that no trade can have.
 
         Example:
             [trade.trade_id for trade in await trades.get_recent(limit=2)]  # -> ['T-2', 'T-1']
+            [trade.trade_id for trade in await trades.get_recent(tag="breakout")]  # -> ['T-1']
         """
         count = checks.integer(limit, "limit", least=1)
-        return await self._read(lambda stores: stores.records.select(RowFilter(TRADES, limit=count), descending=True))
+        selection = replace(self._filter(filters, exchange=None), limit=count)
+        return await self._read(lambda stores: stores.records.select(selection, descending=True))
 
-    async def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str | None = "binance") -> list[Trade]:
+    async def get_by_symbol(
+        self, symbol: str, limit: int = 100, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
+    ) -> list[Trade]:
         """Return the newest trades of one symbol, ordered by entry_time, then id; newest first.
 
         Args:
             symbol: the symbol of the trades.
             limit: the maximum number of trades, at least 1.
             exchange: only trades of this exchange; None: of all exchanges together.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The trades, open and closed; empty if there are none.
@@ -296,11 +320,13 @@ class TradeRepository(RecordRepository):
             [newest] = await trades.get_by_symbol("BTCUSDT", limit=1)
             newest.trade_id  # -> 'T-2'
         """
-        market = {"symbol": checks.name_text(symbol, "symbol"), **select_exchange(exchange)}
+        name = checks.name_text(symbol, "symbol")
         count = checks.integer(limit, "limit", least=1)
-        return await self._select(RowFilter(TRADES, market, limit=count), descending=True)
+        return await self._select(replace(self._filter(filters, name, exchange=exchange), limit=count), descending=True)
 
-    async def get_statistics(self, days: int = 30, exchange: str | None = "binance") -> TradeStatistics:
+    async def get_statistics(
+        self, days: int = 30, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
+    ) -> TradeStatistics:
         """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days.
 
         A trade is included if its realized_pnl is set, whatever its action, and its exit_time (or updated_at, if it has no
@@ -311,28 +337,29 @@ class TradeRepository(RecordRepository):
         Args:
             days: the length of the window, in periods of 24 hours before now, at least 1.
             exchange: only trades of this exchange; None: of all exchanges.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The statistics; without trades every figure is 0, and profit_factor is None.
 
         Raises:
-            InvalidValueError: days is below 1, or the window begins before the year 1.
+            InvalidValueError: days is below 1, the window begins before the year 1, or a value is one that no trade can have.
 
         Example:
             statistics = await trades.get_statistics(days=30)
             (statistics.total_trades, statistics.win_rate, statistics.net_pnl)  # -> (1, Decimal('100'), Decimal('0.775'))
         """
         count = checks.integer(days, "days", least=1)
-        market = select_exchange(exchange)
+        selection = self._filter(filters, exchange=exchange)
         try:
             since = self._now() - timedelta(days=count)
         except OverflowError as error:
             raise InvalidValueError(f"{count} days before now is outside the years 1 to 9999") from error
 
         async def read(stores: Stores) -> TradeTotals:
-            totals = await stores.records.get_totals(since, market.get("exchange"))
+            totals = await stores.records.get_totals(since, selection)
             if not totals.trades:
-                await warn_of_others(self._backend, RowFilter(TRADES, {**market}), partial(_find_realized, stores, since))
+                await warn_of_others(self._backend, selection, partial(_find_realized, stores, since, selection))
             return totals
 
         return trade_statistics(await self._read(read))
@@ -387,7 +414,7 @@ class TradeRepository(RecordRepository):
         async with self._stores() as stores:
             report = await read_performance(stores, scope)
             if not report.total_trades:
-                await warn_of_records(self._backend, stores, _filter(symbol, side, exchange))
+                await warn_of_records(self._backend, stores, self._filter({}, exchange=exchange, symbol=symbol, side=side))
         return report
 
     def _log_incomplete(self, trade: Trade) -> None:
@@ -408,25 +435,35 @@ class TradeRepository(RecordRepository):
         now = self._now()
         return replace(trade, created_at=now, updated_at=now)
 
+    def _check(self, trade: Trade) -> Trade:
+        checked = check_fields(trade, Trade, TRADE_CHECKS)
+        checks.check_quantity(checked.quantity, "a trade")
+        return self._assign_account(checked)
 
-def _check_trade(trade: Trade) -> Trade:
-    checked = check_fields(trade, Trade, TRADE_CHECKS)
-    checks.check_quantity(checked.quantity, "a trade")
-    return checked
+    def _filter(
+        self,
+        filters: TradeFilters,
+        symbol: object = None,
+        side: object = None,
+        exchange: object = None,
+        equal: dict[str, Any] | None = None,
+    ) -> RowFilter:
+        """Return the filter of a list: the values that the caller gave, checked, and those of the list."""
+        for name in (name for name in filters if name not in TradeFilters.__annotations__):
+            known = TradeFilters.__annotations__
+            raise InvalidValueError(f"there is no filter {show(name)}; {suggest(name, known)}the filters are {', '.join(known)}")
+        given = {"symbol": symbol, "side": side, "strategy": filters.get("strategy"), "exit_reason": filters.get("exit_reason")}
+        values: dict[str, Any] = {**select_exchange(exchange)}
+        values |= {name: TRADE_CHECKS[name](value, name) for name, value in given.items() if value is not None}
+        tag = checks.optional(checks.name_text, filters.get("tag"), "tag")
+        return RowFilter(TRADES, values | self._choose_account(filters.get("account")) | (equal or {}), tag=tag)
 
 
-def _filter(symbol: object, side: object, exchange: object, equal: dict[str, Any] | None = None) -> RowFilter:
-    market: dict[str, Any] = {**select_exchange(exchange), **(equal or {})}
-    if symbol is not None:
-        market["symbol"] = checks.name_text(symbol, "symbol")
-    if side is not None:
-        market["side"] = TRADE_CHECKS["side"](side, "side")
-    return RowFilter(TRADES, market)
-
-
-async def _find_realized(stores: Stores, since: datetime) -> str | None:
-    """Return "other exchanges", for a warning, if any exchange has trades realized since a time; otherwise None."""
-    return "other exchanges" if (await stores.records.get_totals(since, None)).trades else None
+async def _find_realized(stores: Stores, since: datetime, selection: RowFilter) -> str | None:
+    """Return words for the other exchanges with selected trades that were realized since a time, None if there are none."""
+    equal = {name: value for name, value in selection.equal.items() if name != "exchange"}
+    found = await stores.records.get_totals(since, replace(selection, equal=equal))
+    return "other exchanges" if found.trades else None
 
 
 def _same(stored: object, given: object) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from iftb_store.errors import SchemaError
 from iftb_store.values.display import show
 
@@ -10,13 +14,23 @@ VERSION_TABLE = "iftb_store_version"
 
 #: Every revision that this version of the package knows, oldest first. They are listed here because reading them from the
 #: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
 #: Maximum length of a table's definition in characters. A longer one may have huge default values, which are not stored in
 #: the rows but appear in every row that is read.
 LONGEST_DEFINITION = 65_536
 #: The names of iftb-store's tables; if such a name exists in a database, it must be a table.
-OUR_TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", VERSION_TABLE)
+OUR_TABLES = (
+    "ohlcv",
+    "trades",
+    "positions",
+    "system_events",
+    "bar_digests",
+    "fills",
+    "ledger_entries",
+    "balance_snapshots",
+    VERSION_TABLE,
+)
 
 #: SQL functions that a table's definition may call: they are fast, and their results are no longer than their arguments.
 _HARMLESS = """
@@ -28,8 +42,23 @@ _HARMLESS = """
 HARMLESS_FUNCTIONS = frozenset(_HARMLESS.split())
 
 
-def check_revision(has_tables: bool, stamped: str | None, url: str = "URL") -> None:
-    """Raise SchemaError unless the tables exist and are at this version's revision; tables without a revision are accepted.
+_reads_older: ContextVar[bool] = ContextVar("iftb_store_reads_older", default=False)
+
+
+@contextmanager
+def read_older() -> Iterator[None]:
+    """Accept tables of an older revision within the block; whoever reads them must not name columns that it lacks."""
+    token = _reads_older.set(True)
+    try:
+        yield
+    finally:
+        _reads_older.reset(token)
+
+
+def check_revision(has_tables: bool, stamped: str | None, url: str = "URL") -> bool:
+    """Return True if the tables are at this version's revision; tables without a revision are accepted, and count as such.
+
+    Within `read_older`, return False for an older revision.
 
     Args:
         has_tables: whether the database has tables of iftb-store.
@@ -42,7 +71,9 @@ def check_revision(has_tables: bool, stamped: str | None, url: str = "URL") -> N
     if not has_tables:
         raise SchemaError(f"the database has no tables of iftb-store; run `iftb-store migrate {url}` or await db.migrate()")
     if stamped in (None, HEAD):
-        return
+        return True
+    if stamped in REVISIONS and _reads_older.get():
+        return False
     if stamped in REVISIONS:
         raise SchemaError(
             f"the database is at revision {stamped}, which is older than {HEAD} of this version; "

@@ -1,4 +1,4 @@
-"""Functions that check the values of each column of trades, positions and events, derived from `TableSpec`."""
+"""Functions that check the values of each column of the tables of records, derived from `TableSpec`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from iftb_store.schema.table_spec import EVENTS, POSITIONS, TRADES, ColumnKind, ColumnSpec, TableSpec
+from iftb_store.schema.table_spec import BALANCES, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, ColumnKind, ColumnSpec, TableSpec
 from iftb_store.values import checks
+from iftb_store.values.tags import check_texts
 
 _Check = Callable[[object, str], Any]
 
@@ -19,6 +20,7 @@ _BY_KIND: dict[ColumnKind, _Check] = {
     ColumnKind.DECIMAL: checks.rounded_decimal,
     ColumnKind.TIME: checks.utc,
     ColumnKind.JSON: lambda value, name: checks.json_object(checks.json_text(value, name)),
+    ColumnKind.TEXTS: check_texts,
 }
 
 
@@ -28,7 +30,9 @@ def find_check(spec: ColumnSpec) -> _Check:
     if spec.choices:
         check = partial(checks.choice, choices=spec.choices)
     elif spec.is_name:
-        check = checks.name_text
+        check = checks.short_name if spec.is_short else checks.name_text
+        if spec.default == "":
+            check = partial(checks.name_or_empty, check)
     return partial(checks.optional, check) if spec.nullable or spec.kept else check
 
 
@@ -40,3 +44,15 @@ TRADE_CHECKS = _find_checks(TRADES)
 #: The id is included, because the id of a position selects the position to update.
 POSITION_CHECKS = _find_checks(POSITIONS, "id")
 EVENT_CHECKS = _find_checks(EVENTS)
+FILL_CHECKS = _find_checks(FILLS)
+LEDGER_CHECKS = _find_checks(LEDGER)
+BALANCE_CHECKS = _find_checks(BALANCES)
+#: The checks of each table of records, by the name of the table.
+ROW_CHECKS = {
+    TRADES.name: TRADE_CHECKS,
+    POSITIONS.name: POSITION_CHECKS,
+    EVENTS.name: EVENT_CHECKS,
+    FILLS.name: FILL_CHECKS,
+    LEDGER.name: LEDGER_CHECKS,
+    BALANCES.name: BALANCE_CHECKS,
+}

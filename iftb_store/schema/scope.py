@@ -6,16 +6,17 @@ from collections.abc import Collection, Iterator
 from copy import copy
 from datetime import datetime
 from itertools import product
+from typing import Any
 
 from iftb_store.errors import InvalidValueError
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BALANCES, BARS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.values import checks
 from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 from iftb_store.values.timeframes import check_timeframe
 
 #: The tables by name, in the order in which they are copied: a table comes before the tables that refer to it.
-TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS)}
+TABLES = {table.name: table for table in (BARS, TRADES, POSITIONS, EVENTS, FILLS, LEDGER, BALANCES)}
 
 
 class TableScope:
@@ -27,9 +28,11 @@ class TableScope:
         exchanges: select only rows of these exchanges; if empty, rows of all exchanges.
         symbols: select only rows of these symbols; if empty, rows of all symbols.
         timeframes: select only bars of these timeframes; if empty, bars of all timeframes.
-        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
-            of trades and positions, and the created_at of events.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the entry_time of trades and positions,
+            the created_at of events, and the timestamp of all other rows.
         end: end of the time window, inclusive.
+        accounts: select only rows of these accounts, and no bars; if empty, rows of all accounts. The empty text selects the
+            rows without an account.
 
     Raises:
         InvalidValueError: a table or timeframe is unknown, start is after end, or a table has no column for a selection.
@@ -43,12 +46,14 @@ class TableScope:
         timeframes: str | Collection[str] = (),
         start: datetime | None = None,
         end: datetime | None = None,
+        accounts: str | Collection[str] = (),
     ) -> None:
         tables = _list_names(tables, "tables")
         chosen = {
             "exchange": _list_names(exchanges, "exchanges"),
             "symbol": _list_names(symbols, "symbols"),
             "timeframe": _list_names(timeframes, "timeframes"),
+            "account": _list_names(accounts, "accounts"),
         }
         self._chosen = {column: names for column, names in chosen.items() if names}
         self._start, self._end = start, end
@@ -100,7 +105,7 @@ def make_filter(table: TableSpec, start: datetime | None, end: datetime | None, 
     Raises:
         InvalidValueError: start is after end, or a value in ``equal`` is one that no row can have, e.g. an unknown timeframe.
     """
-    kinds = {"timeframe": check_timeframe}
+    kinds: dict[str, Any] = {"timeframe": check_timeframe, "account": checks.account}
     given = {name: checks.optional(kinds.get(name, checks.name_text), value, name) for name, value in equal.items()}
     first, last = (checks.optional(checks.utc, moment, name) for name, moment in (("start", start), ("end", end)))
     if first is not None and last is not None:

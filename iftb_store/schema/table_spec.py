@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column
 
-from iftb_store.models import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.models import BalanceSnapshot, Fill, LedgerEntry, OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.schema.revision import VERSION_TABLE
-from iftb_store.schema.tables import CHOICES, NAME, Base
-from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
+from iftb_store.schema.tables import CHOICES, NAME, SHORT, SINCE, Base, StoreNow
+from iftb_store.schema.types import ExactDecimal, JSONObject, TextList, UTCDateTime
 
 #: The greatest id that a copy or import accepts; half of the range of ids remains for new rows.
 GREATEST_ID = 2**62
@@ -29,12 +29,17 @@ class ColumnKind(Enum):
     DECIMAL = "decimal number"
     TIME = "time in UTC"
     JSON = "JSON object"
+    TEXTS = "list of texts"
 
+
+#: The kinds of values that are texts of any length.
+LONG_KINDS = (ColumnKind.TEXT, ColumnKind.JSON, ColumnKind.TEXTS)
 
 _KINDS = {
     ExactDecimal: ColumnKind.DECIMAL,
     UTCDateTime: ColumnKind.TIME,
     JSONObject: ColumnKind.JSON,
+    TextList: ColumnKind.TEXTS,
     BigInteger: ColumnKind.INTEGER,
 }
 
@@ -50,6 +55,10 @@ class ColumnSpec:
         kept: whether the store, not the caller, sets the column: the id and times such as created_at.
         choices: the only words that the column accepts; empty if it accepts any text.
         is_name: whether the text is a name, e.g. a symbol: at most 255 characters and not blank.
+        is_short: whether a name has at most 255 bytes in UTF-8, because several names share an index.
+        default: the stored text of a row that does not set the column, e.g. the empty text for no account; None if there is no
+            such text.
+        since: the revision that added the column to its table; None if the table was created with it.
     """
 
     name: str
@@ -58,6 +67,9 @@ class ColumnSpec:
     kept: bool
     choices: tuple[str, ...]
     is_name: bool
+    is_short: bool = False
+    default: str | None = None
+    since: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,9 @@ class TableSpec:
         identity: columns that never change while a row exists; two rows that have the same key but differ in these columns
             are different rows.
         natural_key: the columns by which a copy finds a row that another store has under another id.
+        unique: columns, besides the key, in which two rows must not be equal; empty if there are none.
+        unique_among: the values of the rows that `unique` applies to, by column, e.g. only open positions; empty for all rows.
+        since: the revision that created the table.
     """
 
     name: str
@@ -80,6 +95,9 @@ class TableSpec:
     key: tuple[str, ...]
     identity: tuple[str, ...] = ()
     natural_key: tuple[str, ...] = ()
+    unique: tuple[str, ...] = ()
+    unique_among: tuple[tuple[str, str], ...] = ()
+    since: str = "0001"
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -124,13 +142,17 @@ class TableSpec:
 
 def describe_column(column: Column[Any]) -> ColumnSpec:
     """Return the description of a column of `iftb_store.schema.tables`."""
+    default: Any = getattr(column.server_default, "arg", None)
     return ColumnSpec(
         column.name,
         next((kind for wanted, kind in _KINDS.items() if isinstance(column.type, wanted)), ColumnKind.TEXT),
         bool(column.nullable),
-        column.identity is not None or column.server_default is not None,
+        column.identity is not None or isinstance(default, StoreNow),
         column.info.get(CHOICES, ()),
         column.info.get(NAME, False),
+        column.info.get(SHORT, False),
+        default if isinstance(default, str) else None,
+        column.info.get(SINCE),
     )
 
 
@@ -159,10 +181,17 @@ class BarDigest:
 
 
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
-TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",), ("trade_id",))
+TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",), ("trade_id",), ("trade_id",))
 # created_at is the identity of a position, because update_position may change every other column of an open position
 POSITIONS = TableSpec(
-    "positions", Position, "entry_time", ("id",), ("created_at",), ("exchange", "symbol", "side", "entry_time", "trade_id")
+    "positions",
+    Position,
+    "entry_time",
+    ("id",),
+    ("created_at",),
+    ("exchange", "symbol", "side", "entry_time", "trade_id", "account"),
+    ("exchange", "account", "symbol", "side"),
+    (("status", "open"),),
 )
 EVENTS = TableSpec(
     "system_events",
@@ -172,13 +201,23 @@ EVENTS = TableSpec(
     ("created_at", "event_type", "message"),
     tuple(item.name for item in fields(SystemEvent) if item.name != "id"),
 )
+_FILL_KEY = ("exchange", "account", "symbol", "fill_id")
+FILLS = TableSpec("fills", Fill, "timestamp", ("id",), _FILL_KEY, _FILL_KEY, _FILL_KEY, since="0004")
+_ENTRY_KEY = ("exchange", "account", "kind", "external_id")
+LEDGER = TableSpec("ledger_entries", LedgerEntry, "timestamp", ("id",), _ENTRY_KEY, _ENTRY_KEY, _ENTRY_KEY, since="0004")
+_BALANCE_KEY = ("exchange", "account", "currency", "timestamp")
+BALANCES = TableSpec(
+    "balance_snapshots", BalanceSnapshot, "timestamp", ("id",), _BALANCE_KEY, _BALANCE_KEY, _BALANCE_KEY, since="0004"
+)
 # no table of users' data, so it is not in `iftb_store.schema.scope.TABLES`
 DIGESTS = TableSpec("bar_digests", BarDigest, "day", (*SERIES, "day"))
 
-_ALL = (BARS, TRADES, POSITIONS, EVENTS, DIGESTS)
+_ALL = (BARS, TRADES, POSITIONS, EVENTS, FILLS, LEDGER, BALANCES, DIGESTS)
 #: The columns of each table of iftb-store. FILLED_COLUMNS are the names of the columns that the store sets.
 OUR_COLUMNS = {table.name: table.columns for table in _ALL} | {VERSION_TABLE: ("version_num",)}
 FILLED_COLUMNS = frozenset(name for table in _ALL for name, spec in table.specs.items() if spec.kept)
+#: The texts that rows have in a column that they do not set, by the name of the column.
+DEFAULTS = {name: spec.default for table in _ALL for name, spec in table.specs.items() if spec.default is not None}
 
 
 @dataclass(frozen=True)
@@ -195,6 +234,8 @@ class RowFilter:
         size: maximum number of bytes of text in all rows together; it has effect only with a limit and if the key is an id.
             The first row is returned whatever its size. None for no maximum.
         only: the columns of the returned rows, in the table's order; None for all.
+        tag: one of the texts in the list ``tags`` of the rows; None for rows with any tags or none. As the list is stored, see
+            `iftb_store.values.tags`, its text contains `encode_item` of the tag.
     """
 
     table: TableSpec
@@ -205,6 +246,7 @@ class RowFilter:
     limit: int | None = None
     size: int | None = None
     only: tuple[str, ...] | None = None
+    tag: str | None = None
 
     @property
     def bounds(self) -> list[tuple[str, str, datetime]]:
@@ -221,8 +263,8 @@ class RowFilter:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text and JSON columns that the filter does not fix to one value (those not in `equal`)."""
-        return tuple(column for column in self.columns if self.table.kinds[column] in (ColumnKind.TEXT, ColumnKind.JSON))
+        """The columns of text, JSON and lists that the filter does not fix to one value (those not in `equal`)."""
+        return tuple(column for column in self.columns if self.table.kinds[column] in LONG_KINDS)
 
     @property
     def columns(self) -> tuple[str, ...]:

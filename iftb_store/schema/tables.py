@@ -22,18 +22,18 @@ from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Field, SQLModel
 
-from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
+from iftb_store.schema.types import ExactDecimal, JSONObject, TextList, UTCDateTime
 from iftb_store.schema.views import create_views, drop_views
-from iftb_store.values.choices import ACTIONS, SEVERITIES, SIDES, STATUSES
+from iftb_store.values.choices import ACTIONS, FILL_SIDES, LEDGER_KINDS, LIQUIDITIES, SEVERITIES, SIDES, STATUSES
 from iftb_store.values.timeframes import TIMEFRAMES
 
 OPEN = "status = 'open'"
 REALIZED = "realized_pnl IS NOT NULL"
 
 _GENERATED, _WHERE = "iftb_store.generated", "iftb_store.where"
-# keys of a column's info, which `iftb_store.schema.table_spec` reads: the words that the column accepts, and whether its text is
-# a name
-CHOICES, NAME = "iftb_store.choices", "iftb_store.name"
+# keys of a column's info, which `iftb_store.schema.table_spec` reads: the words that the column accepts, whether its text is a
+# name, whether it is a short one, and the revision that added the column to the table
+CHOICES, NAME, SHORT, SINCE = "iftb_store.choices", "iftb_store.name", "iftb_store.short", "iftb_store.since"
 
 
 class Base(SQLModel, registry=registry()):
@@ -94,8 +94,11 @@ def _id() -> Any:
     return Field(default=None, sa_column=sa.Column("id", sa.BigInteger, sa.Identity(), nullable=False, info={_GENERATED: True}))
 
 
-def _key(name: str, *, nullable: bool = False, choices: Collection[str] = ()) -> Any:
-    return Field(default=None, sa_column=sa.Column(name, Key, nullable=nullable, info={CHOICES: tuple(choices), NAME: True}))
+def _key(
+    name: str, *, nullable: bool = False, choices: Collection[str] = (), short: bool = False, since: str | None = None
+) -> Any:
+    info = {CHOICES: tuple(choices), NAME: True, SHORT: short, SINCE: since}
+    return Field(default=None, sa_column=sa.Column(name, Key, nullable=nullable, info=info))
 
 
 def _text(name: str, *, nullable: bool = False, choices: Collection[str] = (), is_name: bool = False) -> Any:
@@ -110,6 +113,12 @@ def _decimal(name: str, *, nullable: bool = False) -> Any:
 def _time(name: str, *, nullable: bool = False, now: bool = False) -> Any:
     default = StoreNow() if now else None
     return Field(default=None, sa_column=sa.Column(name, UTCDateTime, nullable=nullable, server_default=default))
+
+
+def _account(since: str | None = None) -> Any:
+    """Return the column of the account that a row belongs to; rows of no account have the empty text."""
+    info = {NAME: True, SHORT: True, SINCE: since}
+    return Field(default="", sa_column=sa.Column("account", Key, nullable=False, server_default="", info=info))
 
 
 def _json(name: str) -> Any:
@@ -178,10 +187,16 @@ class TradeRow(Base, table=True):
     llm_analysis: dict[str, Any] | None = _json("llm_analysis")
     created_at: datetime | None = _time("created_at", now=True)
     updated_at: datetime | None = _time("updated_at", now=True)
+    account: str = _account("0004")
+    strategy: str | None = _key("strategy", nullable=True, since="0004")
+    exit_reason: str | None = _key("exit_reason", nullable=True, since="0004")
+    tags: list[str] = Field(
+        default=[], sa_column=sa.Column("tags", TextList, nullable=False, server_default="[]", info={SINCE: "0004"})
+    )
 
 
 class PositionRow(Base, table=True):
-    """The table of open and closed positions; at most one is open per (exchange, symbol, side)."""
+    """The table of open and closed positions; at most one is open per (exchange, account, symbol, side)."""
 
     __tablename__ = "positions"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (_primary_key("positions", "id"),)
@@ -206,6 +221,7 @@ class PositionRow(Base, table=True):
     trade_id: str | None = _key("trade_id", nullable=True)
     last_updated: datetime | None = _time("last_updated", now=True)
     created_at: datetime | None = _time("created_at", now=True)
+    account: str = _account("0004")
 
 
 class SystemEventRow(Base, table=True):
@@ -224,6 +240,77 @@ class SystemEventRow(Base, table=True):
     trade_id: str | None = _key("trade_id", nullable=True)
     position_id: int | None = Field(default=None, sa_column=sa.Column("position_id", sa.BigInteger, nullable=True))
     stack_trace: str | None = _text("stack_trace", nullable=True)
+    created_at: datetime | None = _time("created_at", now=True)
+    account: str = _account("0004")
+
+
+class FillRow(Base, table=True):
+    """The table of the fills of orders."""
+
+    __tablename__ = "fills"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("fills", "id"),
+        sa.UniqueConstraint("exchange", "account", "symbol", "fill_id", name="uq_fills"),
+    )
+
+    fill_id: str = _key("fill_id", short=True)
+    symbol: str = _key("symbol")
+    exchange: str = _key("exchange")
+    side: str = _text("side", choices=FILL_SIDES)
+    price: Decimal = _decimal("price")
+    quantity: Decimal = _decimal("quantity")
+    timestamp: datetime = _time("timestamp")
+    trade_id: str | None = _key("trade_id", nullable=True)
+    order_id: str | None = _key("order_id", nullable=True)
+    fee: Decimal = _decimal("fee")
+    fee_currency: str | None = _key("fee_currency", nullable=True)
+    liquidity: str | None = _text("liquidity", nullable=True, choices=LIQUIDITIES)
+    account: str = _account()
+    id: int | None = _id()
+    created_at: datetime | None = _time("created_at", now=True)
+
+
+class LedgerRow(Base, table=True):
+    """The table of the entries of the ledger: money that came, went or moved outside of trades."""
+
+    __tablename__ = "ledger_entries"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("ledger_entries", "id"),
+        sa.UniqueConstraint("exchange", "account", "kind", "external_id", name="uq_ledger_entries"),
+    )
+
+    kind: str = _key("kind", choices=LEDGER_KINDS)
+    currency: str = _key("currency")
+    amount: Decimal = _decimal("amount")
+    timestamp: datetime = _time("timestamp")
+    exchange: str = _key("exchange")
+    symbol: str | None = _key("symbol", nullable=True)
+    trade_id: str | None = _key("trade_id", nullable=True)
+    external_id: str = _key("external_id", short=True)
+    details: dict[str, Any] | None = _json("details")
+    account: str = _account()
+    id: int | None = _id()
+    created_at: datetime | None = _time("created_at", now=True)
+
+
+class BalanceRow(Base, table=True):
+    """The table of snapshots of balances."""
+
+    __tablename__ = "balance_snapshots"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        _primary_key("balance_snapshots", "id"),
+        sa.UniqueConstraint("exchange", "account", "currency", "timestamp", name="uq_balance_snapshots"),
+    )
+
+    exchange: str = _key("exchange")
+    currency: str = _key("currency")
+    timestamp: datetime = _time("timestamp")
+    total: Decimal = _decimal("total")
+    free: Decimal | None = _decimal("free", nullable=True)
+    used: Decimal | None = _decimal("used", nullable=True)
+    unrealized_pnl: Decimal | None = _decimal("unrealized_pnl", nullable=True)
+    account: str = _account()
+    id: int | None = _id()
     created_at: datetime | None = _time("created_at", now=True)
 
 
@@ -264,7 +351,7 @@ _index("ix_trades_symbol", _trades.c.exchange, _trades.c.symbol, _trades.c.entry
 _index(
     "ix_trades_realized", _trades.c.exchange, func.coalesce(_trades.c.exit_time, _trades.c.updated_at), info={_WHERE: REALIZED}
 )
-_open_key = (_positions.c.exchange, _positions.c.symbol, _positions.c.side)
+_open_key = (_positions.c.exchange, _positions.c.account, _positions.c.symbol, _positions.c.side)
 _index("uq_positions_open", *_open_key, unique=True, info={_WHERE: OPEN})
 _index(
     "uq_positions_open_key",
@@ -275,6 +362,13 @@ _index(
 )
 _index("ix_events_recent", _events.c.created_at, _events.c.id)
 _index("ix_events_severity", _events.c.severity, _events.c.created_at, _events.c.id)
+_fills, _ledger, _balances = (Base.metadata.tables[name] for name in ("fills", "ledger_entries", "balance_snapshots"))
+_index("ix_fills_recent", _fills.c.timestamp, _fills.c.id)
+_index("ix_fills_symbol", _fills.c.exchange, _fills.c.symbol, _fills.c.timestamp, _fills.c.id)
+_index("ix_fills_trade", _fills.c.trade_id, _fills.c.timestamp, _fills.c.id)
+_index("ix_ledger_entries_recent", _ledger.c.timestamp, _ledger.c.id)
+_index("ix_ledger_entries_trade", _ledger.c.trade_id, _ledger.c.timestamp, _ledger.c.id)
+_index("ix_balance_snapshots_recent", _balances.c.timestamp, _balances.c.id)
 
 
 def _create_sequence(table: sa.Table, connection: sa.Connection, **options: Any) -> None:

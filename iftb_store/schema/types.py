@@ -13,6 +13,7 @@ from sqlalchemy.types import TypeEngine
 
 from iftb_store.values.checks import exact_decimal, json_object, json_text, utc
 from iftb_store.values.decimals import PRECISION, SCALE, from_sortable, to_sortable
+from iftb_store.values.tags import check_texts, decode_texts, encode_texts
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: The first and last microsecond of the years 1 to 9999, as whole microseconds since 1970-01-01 UTC.
@@ -129,3 +130,18 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
         """Convert a stored value to a dict."""
         return json_object(value) if isinstance(value, str) else value
+
+
+class TextList(TypeDecorator[list[str]]):
+    """A list of texts, stored as text on every engine, in the form of `iftb_store.values.tags`."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> Any:
+        """Raise an error if a text cannot be stored, otherwise encode the list."""
+        return None if value is None else encode_texts(check_texts(value, "value"))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
+        """Convert a stored value to a list."""
+        return None if value is None else decode_texts(value)

@@ -14,7 +14,10 @@ from sqlalchemy import Connection, inspect, text
 from iftb_store.schema.types import ExactDecimal, JSONObject, UTCDateTime
 
 #: The views, each with the table whose rows it shows.
-VIEWS = {f"{table}_view": table for table in ("ohlcv", "trades", "positions", "system_events")}
+VIEWS = {
+    f"{table}_view": table
+    for table in ("ohlcv", "trades", "positions", "system_events", "fills", "ledger_entries", "balance_snapshots")
+}
 
 
 def complement_digits(digits: str) -> str:
@@ -68,11 +71,17 @@ def create_view_sql(table: sa.Table, dialect: str) -> list[str]:
 
 
 def create_views(metadata: sa.MetaData, connection: Connection, **options: Any) -> None:
-    """Create the missing views of the tables that exist; SQLAlchemy calls this function after it has created tables."""
+    """Create the missing views of the tables that exist; SQLAlchemy calls this function after it has created tables.
+
+    A table of an older revision, which lacks a column, gets no view.
+    """
     if connection.dialect.name not in _EXPRESSIONS:
         return
     for view, table in VIEWS.items():
-        if _exists(connection, table) and not _exists(connection, view):
+        if not _exists(connection, table) or _exists(connection, view):
+            continue
+        present = connection.execute(text(f"SELECT * FROM {table} LIMIT 0")).keys()
+        if all(column.name in present for column in metadata.tables[table].columns):
             for statement in create_view_sql(metadata.tables[table], connection.dialect.name):
                 connection.execute(text(statement.replace(":", r"\:")))
 

@@ -84,7 +84,7 @@ def bars_of(table: pa.Table) -> list[OHLCVBar]:
 
 def rows_of(model: type[_Row], table: pa.Table) -> list[_Row]:
     """Return the rows of an Arrow table as objects of a model, with their JSON decoded."""
-    json_columns = {"decision_reasons", "llm_analysis", "details"} & set(table.column_names)
+    json_columns = {"decision_reasons", "llm_analysis", "details", "tags"} & set(table.column_names)
     rows = [row | {name: row[name] and json.loads(row[name]) for name in json_columns} for row in table.to_pylist()]
     return [model(**row) for row in rows]
 

@@ -92,10 +92,19 @@ class Engine:
             for table in self._tables:
                 await session.execute(text(f"DELETE FROM {table}"))
 
-    async def call(self, session: str | None, repository: str, method: str, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """Call a method of a repository; return the result, or the exception that the method raises."""
+    async def call(
+        self,
+        session: str | None,
+        repository: str,
+        method: str,
+        args: Sequence[Any],
+        named: Mapping[str, Any],
+        account: str | None = None,
+    ) -> Any:
+        """Call a method of a repository, of all accounts or one; return the result, or the exception that the method raises."""
         target = self._manager if session is None else await self._session(session)
-        bound = getattr(_REPOSITORIES[repository](target, clock=self._clock), method)
+        of_account: Any = {} if account is None else {"account": account}
+        bound = getattr(_REPOSITORIES[repository](target, clock=self._clock, **of_account), method)
         try:
             answer = bound(*map(self._with_ids, args), **named)
             if method == "stream_range":

@@ -24,8 +24,10 @@ from sqlalchemy.exc import OperationalError
 
 import iftb_store
 from iftb_store import (
+    BalanceSnapshot,
     DatabaseManager,
     InvalidValueError,
+    LedgerEntry,
     OHLCVBar,
     OHLCVRepository,
     Position,
@@ -33,26 +35,36 @@ from iftb_store import (
     StoreError,
     SystemEventRepository,
     Trade,
+    TradeFilters,
     TradeRepository,
     quantize,
 )
 from iftb_store.doctor import examine
 from iftb_store.protocols import Capability
+from iftb_store.schema.scope import TABLES
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs
 from iftb_store.testing.hostile_functions import METHODS as FUNCTIONS
+from iftb_store.testing.hostile_money import find_methods as find_money_methods
 from iftb_store.testing.hostile_records import METHODS as RECORD_METHODS
 from iftb_store.testing.hostile_series import METHODS as SERIES_METHODS
 from iftb_store.testing.hostile_values import HOSTILE, Attempt, Try
 from iftb_store.testing.samples import T0, as_given, bar, position, trade
 from iftb_store.transfer.backup import backup
 
-_MODELS = {"OHLCVBar": OHLCVBar, "Trade": Trade, "Position": Position}
+_MODELS = {
+    "OHLCVBar": OHLCVBar,
+    "Trade": Trade,
+    "Position": Position,
+    "LedgerEntry": LedgerEntry,
+    "BalanceSnapshot": BalanceSnapshot,
+}
 #: Public classes that are data, come from other packages, or are not created by users.
 _NO_METHODS = {"Base", "Session", "Settings", "Stream"}
-_TABLES = ("ohlcv", "trades", "positions", "system_events")
-_KEPT_TYPES = (str, int, Decimal, datetime, dict, NoneType)
+_TABLES = tuple(TABLES)
+_KEPT_TYPES = (str, int, Decimal, datetime, dict, list, NoneType)
 _LONGEST_MESSAGE = 1_000
+_FILTERS = {"symbol", "timeframe", "exchange", "side", "severity", "account", "strategy", "exit_reason"}
 
 
 def kept(value: Any) -> Any:
@@ -63,7 +75,7 @@ def kept(value: Any) -> Any:
         return quantize(value)
     if isinstance(value, dict):
         return json.loads(json.dumps(value, default=lambda item: item.isoformat() if isinstance(item, datetime) else str(item)))
-    return value
+    return [*value] if isinstance(value, tuple) else value
 
 
 def assert_same(found: Any, given: Any) -> None:
@@ -168,7 +180,11 @@ async def _get_trade(one: Try) -> int:
 
 
 async def _get_recent_trades(one: Try) -> int:
-    assert 1 <= len(await TradeRepository(one.session).get_recent(**one.changed())) <= one.value
+    found = await TradeRepository(one.session).get_recent(**one.changed())
+    if one.field:
+        _assert_found(found, {one.field: one.value})
+    else:
+        assert 1 <= len(found) <= one.value
     return 0
 
 
@@ -312,7 +328,7 @@ async def _quantize(one: Try) -> int:
 def _attempt_repository(repository: Callable[..., Any], write: Callable[[Any, int], Awaitable[Any]], added: int = 1) -> Attempt:
     """Return an `Attempt` for the constructor of a repository.
 
-    It passes the hostile value as the session, as the clock, or as the time that the clock returns.
+    It passes the hostile value as the session, as the account, as the clock, or as the time that the clock returns.
     """
 
     async def attempt(one: Try) -> int:
@@ -321,6 +337,9 @@ def _attempt_repository(repository: Callable[..., Any], write: Callable[[Any, in
         if not callable(one.value):
             with pytest.raises(InvalidValueError, match="clock"):
                 repository(one.session, clock=one.value)
+        if one.parameter == "account":
+            await write(repository(one.session, account=one.value), one.number)
+            return added
         await write(repository(one.session, clock=lambda: one.value), one.number)
         return added
 
@@ -368,6 +387,7 @@ METHODS: dict[str, Attempt] = {
     "SystemEventRepository.log_event": _log_event,
     "SystemEventRepository.get_recent_events": _get_recent_events,
     **RECORD_METHODS,
+    **find_money_methods(assert_same, _attempt_repository),
     "quantize": _quantize,
     **FUNCTIONS,
 }
@@ -407,7 +427,9 @@ def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
         yield parameter
         declared = inspect.signature(_FUNCTIONS[method]).parameters[parameter]
         named = [model for name, model in _MODELS.items() if re.search(rf"\b{name}\b", str(declared.annotation))]
-        if declared.kind is inspect.Parameter.VAR_KEYWORD:
+        if parameter == "filters":
+            yield from (f"filters.{name}" for name in TradeFilters.__annotations__)
+        elif declared.kind is inspect.Parameter.VAR_KEYWORD:
             named = [Trade]
         for model in named:
             # trade_id is skipped for update(**kwargs), because it is the first parameter of update() itself
@@ -417,10 +439,9 @@ def _with_fields(method: str, parameters: tuple[str, ...]) -> Iterator[str]:
 def _assert_found(rows: list[Any], arguments: dict[str, Any]) -> None:
     assert len(rows) <= arguments.get("limit", 1_000)
     for row in rows:
-        for name in {"symbol", "timeframe", "exchange", "side", "severity"} & set(arguments):
-            assert arguments[name] is None or getattr(row, name) == arguments[name], (
-                f"a read by {name} returned a row with another {name}"
-            )
+        assert "tag" not in arguments or arguments["tag"] in (None, *row.tags), "a row without the tag was returned"
+        for name in _FILTERS & set(arguments):
+            assert arguments[name] is None or getattr(row, name) == arguments[name], f"a row of another {name} was returned"
 
 
 def _assert_clear(error: StoreError, parameter: str) -> None:
@@ -446,7 +467,7 @@ class HostileTests(SuiteFixtures):
     @pytest.mark.parametrize("method", METHODS)
     async def test_hostile_input_is_stored_as_it_is_or_refused(self, db: DatabaseManager, url: str, method: str) -> None:
         keeps_records = Capability.RECORDS in db.capabilities
-        if method.startswith(("Trade", "Position", "SystemEvent")):
+        if method.startswith(("Trade", "Position", "SystemEvent", "Ledger", "Balance")):
             needs(db, Capability.RECORDS)
         await OHLCVRepository(db).insert_many([bar()])
         last = [trade()]

@@ -277,7 +277,7 @@ class Try(NamedTuple):
 
     def changed(self, **usual: Any) -> dict[str, Any]:
         """Return the usual arguments, with the hostile value as the argument of the parameter under test."""
-        return {**usual, self.parameter: self.value}
+        return {**usual, self.field or self.parameter: self.value}
 
 
 #: A function that makes one call, checks the result and the stored rows, and returns the number of rows that the call added.

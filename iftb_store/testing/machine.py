@@ -43,6 +43,8 @@ _WRITES = {
 }
 _UNKNOWN = 10**15 - 1
 
+_Place = tuple[str | None, str | None]
+
 
 def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: int = 50, seed: int = 0) -> None:
     """Run random programmes of calls on databases and on the model, and compare every result and every error.
@@ -110,6 +112,9 @@ def _drawn(choices: Callable[[Any], list[Any]]) -> Any:
 #: all writes use this session, because a write in another session would wait for it.
 _anywhere = st.sampled_from([None, "a", APP])
 _writing = _drawn(lambda machine: [None, "a", APP] if machine.writer is None else [machine.writer])
+#: The place of a call of records: the session, and the account of the repository.
+_recording = st.tuples(_writing, programmes.owners)
+_reading = st.tuples(_anywhere, programmes.owners)
 _open = _drawn(lambda machine: sorted(machine.open))
 # the newest id comes first, because Hypothesis shrinks failures towards the first choice; the last id does not exist
 _trade_numbers = _drawn(lambda machine: [*machine.trades[::-1], _UNKNOWN])
@@ -239,72 +244,81 @@ class _Programme(RuleBasedStateMachine):
     def read_arrow(self, session: str | None, selection: dict[str, Any]) -> None:
         self._call(session, "bars", "read_arrow", **selection)
 
-    @rule(session=_writing, trade=programmes.trades)
-    def insert_trade(self, session: str | None, trade: dict[str, Any]) -> None:
-        self._add(self._call(session, "trades", "insert", samples.trade(**trade)))
+    @rule(place=_recording, trade=programmes.trades)
+    def insert_trade(self, place: _Place, trade: dict[str, Any]) -> None:
+        self._add(self._call(place, "trades", "insert", samples.trade(**trade)))
 
-    @rule(session=_writing, trade=programmes.trades)
-    def record_trade(self, session: str | None, trade: dict[str, Any]) -> None:
-        self._add(self._call(session, "trades", "record", samples.trade(**trade)))
+    @rule(place=_recording, trade=programmes.trades)
+    def record_trade(self, place: _Place, trade: dict[str, Any]) -> None:
+        self._add(self._call(place, "trades", "record", samples.trade(**trade)))
 
-    @rule(session=_writing, number=_trade_numbers)
-    def record_trade_again(self, session: str | None, number: int) -> None:
-        stored = self._model.seen_by(session).trades.get(number)
+    @rule(place=_recording, number=_trade_numbers)
+    def record_trade_again(self, place: _Place, number: int) -> None:
+        stored = self._model.seen_by(place[0]).trades.get(number)
         if stored is not None:
-            self._add(self._call(session, "trades", "record", samples.as_given(stored)))
+            self._add(self._call(place, "trades", "record", samples.as_given(stored)))
 
-    @rule(session=_writing, number=_trade_numbers, changes=programmes.trade_changes)
-    def update_trade(self, session: str | None, number: int, changes: dict[str, Any]) -> None:
-        self._call(session, "trades", "update", number, **changes)
+    @rule(place=_recording, number=_trade_numbers, changes=programmes.trade_changes)
+    def update_trade(self, place: _Place, number: int, changes: dict[str, Any]) -> None:
+        self._call(place, "trades", "update", number, **changes)
 
-    @rule(session=_anywhere, number=_trade_numbers)
-    def get_trade(self, session: str | None, number: int) -> None:
-        self._call(session, "trades", "get_by_id", number)
+    @rule(place=_reading, number=_trade_numbers)
+    def get_trade(self, place: _Place, number: int) -> None:
+        self._call(place, "trades", "get_by_id", number)
 
-    @rule(session=_anywhere, limit=programmes.limits)
-    def get_recent_trades(self, session: str | None, limit: int) -> None:
-        self._call(session, "trades", "get_recent", limit)
+    @rule(place=_reading, limit=programmes.limits, filters=programmes.trade_filters)
+    def get_recent_trades(self, place: _Place, limit: int, filters: dict[str, str]) -> None:
+        self._call(place, "trades", "get_recent", limit, **filters)
 
-    @rule(session=_anywhere, symbol=programmes.symbols, exchange=programmes.exchanges, limit=programmes.limits)
-    def get_trades_of_a_symbol(self, session: str | None, symbol: str, exchange: str, limit: int) -> None:
-        self._call(session, "trades", "get_by_symbol", symbol, limit, exchange)
+    @rule(
+        place=_reading,
+        symbol=programmes.symbols,
+        exchange=programmes.exchanges,
+        limit=programmes.limits,
+        filters=programmes.trade_filters,
+    )
+    def get_trades_of_a_symbol(self, place: _Place, symbol: str, exchange: str, limit: int, filters: dict[str, str]) -> None:
+        self._call(place, "trades", "get_by_symbol", symbol, limit, exchange, **filters)
 
-    @rule(session=_anywhere, days=programmes.days, exchange=programmes.exchanges)
-    def get_statistics(self, session: str | None, days: int, exchange: str) -> None:
-        self._call(session, "trades", "get_statistics", days, exchange)
+    @rule(place=_reading, days=programmes.days, exchange=programmes.exchanges, filters=programmes.trade_filters)
+    def get_statistics(self, place: _Place, days: int, exchange: str, filters: dict[str, str]) -> None:
+        self._call(place, "trades", "get_statistics", days, exchange, **filters)
 
-    @rule(session=_writing, position=programmes.positions)
-    def update_position(self, session: str | None, position: dict[str, Any]) -> None:
+    @rule(place=_recording, position=programmes.positions)
+    def update_position(self, place: _Place, position: dict[str, Any]) -> None:
         given = samples.position(**position)
-        if self._call(session, "positions", "update_position", given) is None:
+        if self._call(place, "positions", "update_position", given) is None:
             # update_position does not return the id, so a bot would read the position to find it out
-            self._note(self._call(session, "positions", "get_position", given.symbol, given.exchange, side=given.side))
+            whose = given.account or place[1] or ""
+            self._note(
+                self._call(place, "positions", "get_position", given.symbol, given.exchange, side=given.side, account=whose)
+            )
 
-    @rule(session=_writing, number=_position_numbers, position=programmes.positions)
-    def update_position_by_id(self, session: str | None, number: int, position: dict[str, Any]) -> None:
-        self._call(session, "positions", "update_position", samples.position(**{"id": number, **position}))
+    @rule(place=_recording, number=_position_numbers, position=programmes.positions)
+    def update_position_by_id(self, place: _Place, number: int, position: dict[str, Any]) -> None:
+        self._call(place, "positions", "update_position", samples.position(**{"id": number, **position}))
 
-    @rule(session=_writing, number=_position_numbers)
-    def close_position(self, session: str | None, number: int) -> None:
-        self._call(session, "positions", "close_position", number)
+    @rule(place=_recording, number=_position_numbers)
+    def close_position(self, place: _Place, number: int) -> None:
+        self._call(place, "positions", "close_position", number)
 
-    @rule(session=_anywhere, symbol=programmes.symbols, exchange=programmes.exchanges, side=st.none() | programmes.sides)
-    def get_position(self, session: str | None, symbol: str, exchange: str, side: str | None) -> None:
-        self._note(self._call(session, "positions", "get_position", symbol, exchange, side=side))
+    @rule(place=_reading, symbol=programmes.symbols, exchange=programmes.exchanges, side=st.none() | programmes.sides)
+    def get_position(self, place: _Place, symbol: str, exchange: str, side: str | None) -> None:
+        self._note(self._call(place, "positions", "get_position", symbol, exchange, side=side))
 
-    @rule(session=_anywhere, exchange=programmes.exchanges)
-    def get_open_positions(self, session: str | None, exchange: str) -> None:
-        found = self._call(session, "positions", "get_open_positions", exchange)
+    @rule(place=_reading, exchange=programmes.exchanges)
+    def get_open_positions(self, place: _Place, exchange: str) -> None:
+        found = self._call(place, "positions", "get_open_positions", exchange)
         for position in found:
             self._note(position)
 
-    @rule(session=_writing, event=programmes.events)
-    def log_event(self, session: str | None, event: dict[str, Any]) -> None:
-        self._call(session, "events", "log_event", **event)
+    @rule(place=_recording, event=programmes.events)
+    def log_event(self, place: _Place, event: dict[str, Any]) -> None:
+        self._call(place, "events", "log_event", **event)
 
-    @rule(session=_anywhere, severity=st.none() | programmes.severities, limit=programmes.limits)
-    def get_recent_events(self, session: str | None, severity: str | None, limit: int) -> None:
-        self._call(session, "events", "get_recent_events", severity, limit)
+    @rule(place=_reading, severity=st.none() | programmes.severities, limit=programmes.limits)
+    def get_recent_events(self, place: _Place, severity: str | None, limit: int) -> None:
+        self._call(place, "events", "get_recent_events", severity, limit)
 
     @rule(session=_writing, call=programmes.nonsense)
     def ask_for_nonsense(self, session: str | None, call: tuple[str, str, tuple[Any, ...]]) -> None:
@@ -355,7 +369,8 @@ class _Programme(RuleBasedStateMachine):
             for engine, reason in zip(self._engines, self._each(lambda engine: engine.audit(self._model.committed)), strict=True):
                 assert reason is None, f"the committed rows of {engine.name} differ from those of the model{reason}"
 
-    def _call(self, session: str | None, repository: str, method: str, /, *args: Any, **named: Any) -> Any:
+    def _call(self, place: str | _Place | None, repository: str, method: str, /, *args: Any, **named: Any) -> Any:
+        session, account = place if isinstance(place, tuple) else (place, None)
         if repository != "bars" and not self._keeps_records:
             # an engine keeps only bars
             return []
@@ -366,10 +381,10 @@ class _Programme(RuleBasedStateMachine):
         before = copy(args), [copy(item) for item in _rows(args)]
         expected: Any
         try:
-            expected = getattr(getattr(self._model.at(session), repository), method)(*args, **named)
+            expected = getattr(getattr(self._model.at(session, account), repository), method)(*args, **named)
         except (StoreError, Duplicate) as error:
             expected = error
-        answers = self._each(lambda engine: engine.call(session, repository, method, args, named))
+        answers = self._each(lambda engine: engine.call(session, repository, method, args, named, account))
         for engine, answer in zip(self._engines, answers, strict=True):
             reason = engine.difference(expected, answer)
             self._differs = self._differs or reason is not None

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -33,6 +32,7 @@ from iftb_store import (
     UpsertReport,
 )
 from iftb_store.testing import model_bars
+from iftb_store.testing import model_figures as figures
 from iftb_store.testing import model_values as values
 
 _Key = tuple[str, str, str, datetime]
@@ -90,9 +90,12 @@ class Model:
         self._working: dict[str, State] = {}
         self._numbers = 0
 
-    def at(self, session: str | None) -> ModelSession:
-        """Return the repositories for a session; for None, repositories that run each call in its own transaction."""
-        return ModelSession(self, session)
+    def at(self, session: str | None, account: str | None = None) -> ModelSession:
+        """Return the repositories for a session; for None, repositories that run each call in its own transaction.
+
+        Those of records are the repositories of an account, or of all (None).
+        """
+        return ModelSession(self, session, account)
 
     def commit(self, session: str) -> None:
         """Make the session's copy the committed rows."""
@@ -125,17 +128,18 @@ class Model:
 class ModelSession:
     """The model's repositories in one session; their methods have the same names as those of `iftb_store`."""
 
-    def __init__(self, model: Model, session: str | None) -> None:
+    def __init__(self, model: Model, session: str | None, account: str | None) -> None:
         self.bars = _Bars(model, session)
-        self.trades = _Trades(model, session)
-        self.positions = _Positions(model, session)
-        self.events = _Events(model, session)
+        self.trades = _Trades(model, session, account)
+        self.positions = _Positions(model, session, account)
+        self.events = _Events(model, session, account)
 
 
 class _Repository:
-    def __init__(self, model: Model, session: str | None) -> None:
+    def __init__(self, model: Model, session: str | None, account: str | None = None) -> None:
         self._model = model
         self._session = session
+        self._account = account
 
     @property
     def _seen(self) -> State:
@@ -147,6 +151,24 @@ class _Repository:
 
     def _now(self) -> datetime:
         return values.moment(self._model.clock(), "the clock's time")
+
+    @property
+    def _whose(self) -> str:
+        return "" if self._account is None else f" of the account {values.shown(self._account)}"
+
+    def _is_own(self, row: Trade | Position | SystemEvent) -> bool:
+        return self._account in (None, row.account)
+
+    def _require_own(self, account: str | None) -> None:
+        if account is not None and self._account not in (None, account):
+            raise InvalidValueError(
+                f"the account {values.shown(account)} is not {values.shown(self._account)}, whose rows this repository reads and "
+                "writes; create another one for it, or one without account= for all"
+            )
+
+    def _assigned(self, row: Any) -> Any:
+        self._require_own(row.account or None)
+        return row if self._account is None else replace(row, account=self._account)
 
 
 class _Bars(_Repository):
@@ -270,7 +292,7 @@ class _Bars(_Repository):
 
 class _Trades(_Repository):
     def insert(self, trade: Trade) -> int:
-        checked = values.checked(trade)
+        checked = self._assigned(values.checked(trade))
         if any(stored.trade_id == checked.trade_id for stored in self._seen.trades.values()):
             raise Duplicate
         number, now = self._model.number("trades"), self._now()
@@ -278,7 +300,7 @@ class _Trades(_Repository):
         return number
 
     def record(self, trade: Trade) -> int:
-        checked = values.checked(trade)
+        checked = self._assigned(values.checked(trade))
         stored = next((item for item in self._seen.trades.values() if item.trade_id == checked.trade_id), None)
         if stored is None:
             return self.insert(trade)
@@ -295,24 +317,47 @@ class _Trades(_Repository):
     def update(self, trade_id: int, **changes: Any) -> None:
         values.whole(trade_id, "trade_id (the id that insert returned)")
         checked = values.checked_changes(changes)
-        if trade_id not in self._seen.trades:
-            raise NotFoundError(f"no trade has the id {trade_id}; insert() returns ids, get_by_symbol() finds trades")
+        self._require_own(checked.get("account"))
+        if self.get_by_id(trade_id) is None:
+            raise NotFoundError(
+                f"no trade{self._whose} has the id {trade_id}; insert() returns ids, get_by_symbol() finds trades"
+            )
         self._write.trades[trade_id] = replace(self._seen.trades[trade_id], **checked, updated_at=self._now())
 
     def get_by_id(self, trade_id: int) -> Trade | None:
         values.whole(trade_id, "trade_id (the id that insert returned)")
-        return self._seen.trades.get(trade_id)
+        found = self._seen.trades.get(trade_id)
+        return found if found is not None and self._is_own(found) else None
 
-    def get_recent(self, limit: int = 100) -> list[Trade]:
+    def get_recent(self, limit: int = 100, **filters: Any) -> list[Trade]:
         values.whole(limit, "limit", 1)
-        return _newest(self._seen.trades.values(), limit)
+        return _newest(self._chosen(**filters), limit)
 
-    def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance") -> list[Trade]:
+    def get_by_symbol(self, symbol: str, limit: int = 100, exchange: str = "binance", **filters: Any) -> list[Trade]:
         key = values.name(symbol, "symbol"), values.name(exchange, "exchange")
         values.whole(limit, "limit", 1)
-        return _newest([trade for trade in self._seen.trades.values() if (trade.symbol, trade.exchange) == key], limit)
+        return _newest([trade for trade in self._chosen(**filters) if (trade.symbol, trade.exchange) == key], limit)
 
-    def get_statistics(self, days: int = 30, exchange: str = "binance") -> TradeStatistics:
+    def _chosen(
+        self,
+        account: str | None = None,
+        strategy: str | None = None,
+        exit_reason: str | None = None,
+        tag: str | None = None,
+    ) -> list[Trade]:
+        """Return the trades of the repository's account that pass the filters."""
+        self._require_own(account)
+        return [
+            trade
+            for trade in self._seen.trades.values()
+            if self._is_own(trade)
+            and account in (None, trade.account)
+            and strategy in (None, trade.strategy)
+            and exit_reason in (None, trade.exit_reason)
+            and tag in (None, *trade.tags)
+        ]
+
+    def get_statistics(self, days: int = 30, exchange: str = "binance", **filters: Any) -> TradeStatistics:
         values.whole(days, "days", 1)
         values.name(exchange, "exchange")
         try:
@@ -321,33 +366,44 @@ class _Trades(_Repository):
             raise InvalidValueError(f"{days} days before now is outside the years 1 to 9999") from None
         counted = [
             trade
-            for trade in self._seen.trades.values()
+            for trade in self._chosen(**filters)
             if trade.exchange == exchange and trade.realized_pnl is not None and (trade.exit_time or trade.updated_at) >= since  # type: ignore[operator]  # pyright: ignore[reportOptionalOperand]
         ]
-        return _statistics([Fraction(trade.realized_pnl or 0) for trade in counted], [Fraction(trade.fee) for trade in counted])
+        pnls, fees = ([Fraction(getattr(trade, name) or 0) for trade in counted] for name in ("realized_pnl", "fee"))
+        return figures.statistics(pnls, fees)
 
 
 class _Positions(_Repository):
-    def get_open_positions(self, exchange: str = "binance") -> list[Position]:
+    def get_open_positions(self, exchange: str = "binance", *, account: str | None = None) -> list[Position]:
         values.name(exchange, "exchange")
+        self._require_own(account)
         found = [item for item in self._seen.positions.values() if item.status == "open" and item.exchange == exchange]
+        found = [item for item in found if self._is_own(item) and account in (None, item.account)]
         return sorted(found, key=lambda item: (item.entry_time, item.id))
 
-    def get_position(self, symbol: str, exchange: str = "binance", *, side: str | None = None) -> Position | None:
+    def get_position(
+        self, symbol: str, exchange: str = "binance", *, side: str | None = None, account: str | None = None
+    ) -> Position | None:
         values.name(symbol, "symbol")
         if side is not None:
             values.one_of(side, "side", values.SIDES)
-        found = [item for item in self.get_open_positions(exchange) if item.symbol == symbol and side in (None, item.side)]
-        if len(found) > 1:
+        found = self.get_open_positions(exchange, account=account)
+        found = [item for item in found if item.symbol == symbol and side in (None, item.side)]
+        if len(found) < 2:
+            return found[0] if found else None
+        if len({item.account for item in found}) == 1:
             raise AmbiguousPositionError(
                 f"both a long and a short position of {symbol} on {exchange} are open; select one with side="
             )
-        return found[0] if found else None
+        places = [f"a {item.side} one on {exchange} of the account {values.shown(item.account)}" for item in found]
+        listed = " and ".join([*places[:4], *([f"{len(places) - 4} more"] if len(places) > 4 else [])])
+        choices = "account= and side=" if len({item.side for item in found}) > 1 else "account="
+        raise AmbiguousPositionError(f"positions of {symbol} are open: {listed}; select one with {choices}")
 
     def update_position(self, position: Position, *, replace: bool = False) -> None:
-        checked = values.checked(position)
+        checked = self._assigned(values.checked(position))
         number = position.id
-        holder = self._open(checked.exchange, checked.symbol, checked.side)
+        holder = self._open(checked)
         if number is None and holder is None:
             created = dataclasses.replace(checked, id=self._model.number("positions"), created_at=self._now())
             self._put(created)
@@ -375,15 +431,16 @@ class _Positions(_Repository):
         assert position.id is not None
         self._write.positions[position.id] = replace(position, last_updated=self._now())
 
-    def _open(self, exchange: str, symbol: str, side: str) -> Position | None:
-        key = exchange, symbol, side
+    def _open(self, position: Position) -> Position | None:
+        """Return the open position with the same key."""
+        alike = ("exchange", "account", "symbol", "side")
         found = [item for item in self._seen.positions.values() if item.status == "open"]
-        return next((item for item in found if (item.exchange, item.symbol, item.side) == key), None)
+        return next((item for item in found if all(getattr(item, name) == getattr(position, name) for name in alike)), None)
 
     def _still_open(self, number: int | None) -> Position:
         stored = None if number is None else self._seen.positions.get(number)
-        if stored is None:
-            raise NotFoundError(f"no position has the id {number}; get_open_positions() lists the open positions")
+        if stored is None or not self._is_own(stored):
+            raise NotFoundError(f"no position{self._whose} has the id {number}; get_open_positions() lists the open positions")
         if stored.status != "open":
             raise PositionClosedError(
                 f"position {number} is no longer open and cannot be changed; to store a new position, leave id None"
@@ -393,14 +450,18 @@ class _Positions(_Repository):
 
 class _Events(_Repository):
     def log_event(self, event_type: str, severity: Severity, message: str, **rest: Any) -> None:
-        checked = values.checked(SystemEvent(event_type, severity, message, **rest))
+        checked = self._assigned(values.checked(SystemEvent(event_type, severity, message, **rest)))
         self._write.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
 
-    def get_recent_events(self, severity: str | None = None, limit: int = 100) -> list[SystemEvent]:
+    def get_recent_events(
+        self, severity: str | None = None, limit: int = 100, *, account: str | None = None
+    ) -> list[SystemEvent]:
         if severity is not None:
             values.one_of(severity, "severity", values.SEVERITIES)
         values.whole(limit, "limit", 1)
-        found = [event for event in self._seen.events if severity in (None, event.severity)]
+        self._require_own(account)
+        found = [event for event in self._seen.events if self._is_own(event) and account in (None, event.account)]
+        found = [event for event in found if severity in (None, event.severity)]
         return sorted(found, key=lambda event: (event.created_at, event.id), reverse=True)[:limit]
 
 
@@ -425,31 +486,3 @@ def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
 
 def _newest(trades: Any, limit: int) -> list[Trade]:
     return sorted(trades, key=lambda trade: (trade.entry_time, trade.id), reverse=True)[:limit]
-
-
-def _statistics(pnls: list[Fraction], fees: list[Fraction]) -> TradeStatistics:
-    wins, losses = [pnl for pnl in pnls if pnl > 0], [-pnl for pnl in pnls if pnl < 0]
-    return TradeStatistics(
-        total_trades=len(pnls),
-        winning_trades=len(wins),
-        losing_trades=len(losses),
-        win_rate=_quotient(100 * len(wins), len(pnls)),
-        gross_profit=_exact(sum(wins)),
-        gross_loss=_exact(sum(losses)),
-        net_pnl=_exact(sum(pnls)),
-        total_fees=_exact(sum(fees)),
-        avg_win=_quotient(sum(wins), len(wins)),
-        avg_loss=_quotient(sum(losses), len(losses)),
-        largest_win=_exact(max(wins, default=0)),
-        largest_loss=_exact(max(losses, default=0)),
-        profit_factor=_quotient(sum(wins), sum(losses)) if losses else None,
-    )
-
-
-def _exact(value: Fraction | int) -> Decimal:
-    return values.from_units(int(value * values.UNITS))
-
-
-def _quotient(numerator: Fraction | int, denominator: Fraction | int) -> Decimal:
-    # round() of a Fraction rounds half-even, as the contract requires
-    return values.from_units(round(Fraction(numerator) / denominator * values.UNITS)) if denominator else Decimal(0)

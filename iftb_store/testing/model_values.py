@@ -27,7 +27,7 @@ _CHOICES = {
     "status": ("open", "closed", "liquidated"),
     "severity": SEVERITIES,
 }
-_NAMES = ("symbol", "exchange", "trade_id", "event_type")
+_NAMES = ("symbol", "exchange", "trade_id", "event_type", "strategy", "exit_reason")
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
 #: The fields of a trade that TradeRepository.update can set.
 SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
@@ -115,8 +115,17 @@ def _field(field: str, kind: Any, value: Any, *, exact: bool) -> Any:
         return one_of(value, field, _CHOICES[field])
     if field in _NAMES:
         return name(value, field)
+    if field == "account":
+        return account(value)
     number = decimal if exact else round_decimal
-    checks: dict[str, Any] = {"Decimal": number, "datetime": moment, "int": whole, "dict[str, Any]": json, "str": text}
+    checks: dict[str, Any] = {
+        "Decimal": number,
+        "datetime": moment,
+        "int": whole,
+        "dict[str, Any]": json,
+        "str": text,
+        "list[str]": texts,
+    }
     return checks[kind.removesuffix(" | None")](value, field)
 
 
@@ -189,6 +198,23 @@ def name(value: object, field: str) -> str:
     if len(given) > 255:
         raise InvalidValueError(f"{field} {shown(given)} is {len(given)} characters long; at most 255 are allowed")
     return given
+
+
+def account(value: object) -> str:
+    """Return the value if it is the empty text or a name of at most 255 bytes."""
+    given = "" if value == "" else name(value, "account")
+    if len(given.encode()) > 255:
+        raise InvalidValueError(f"account {shown(given)} has {len(given.encode())} bytes in UTF-8; at most 255 are allowed")
+    return given
+
+
+def texts(value: object, field: str) -> list[str]:
+    """Return a list or tuple of at most 1,000 names as a list."""
+    if not isinstance(value, list | tuple):
+        raise InvalidValueError(f"{field} must be a list of texts, not {_kind(value)}")
+    if len(value) > 1_000:
+        raise InvalidValueError(f"{field} has {len(value):,} texts; at most 1,000 are allowed")
+    return [name(item, f"{field}[{index}]") for index, item in enumerate(value)]
 
 
 def one_of(value: object, field: str, choices: Collection[str]) -> str:

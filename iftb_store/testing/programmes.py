@@ -24,6 +24,9 @@ _BEHIND = timezone(-timedelta(hours=12))
 
 symbols = st.sampled_from(["BTCUSDT", "BTCUSDT", "BTCUSDT", "ETHUSDT", _AWKWARD])
 exchanges = st.sampled_from(["binance", "binance", "binance", "kraken"])
+#: Strategy of the accounts of rows and filters, and of repositories, of which most are those of all accounts.
+accounts = st.sampled_from(["", "a", "b"])
+owners = st.sampled_from([None, None, None, None, "a", ""])
 timeframes = st.sampled_from(["1h", "1h", "1h", "1d", "1d", "1M"])
 #: Strategy of (source, target) of resample; one pair in six cannot be resampled.
 resamplings = st.sampled_from(
@@ -194,6 +197,9 @@ def _twice(given: tuple[list[dict[str, Any]], dict[str, Any]]) -> list[dict[str,
 
 batches = st.lists(bars, max_size=5) | _runs | st.tuples(st.lists(bars, min_size=1, max_size=3), bars).map(_twice)
 
+_strategies, _reasons = st.sampled_from(["breakout", _AWKWARD]), st.sampled_from(["stop", _AWKWARD])
+# texts that a search for one of them must not mistake for another one
+_tags = st.sampled_from(["a", "b", "A", "a,b", '"', '","', "]", "a\\", "\\u002c", _AWKWARD])
 # mostly what a trade or an open position can have
 _quantities = _volumes.map(lambda value: value or Decimal("0.01")) | st.sampled_from([Decimal(0), Decimal("-0"), -SMALLEST])
 _trade_values: dict[str, Any] = {
@@ -214,7 +220,15 @@ _trade_values: dict[str, Any] = {
     "stop_loss": _rounded,
     "decision_reasons": _json | st.none(),
     "llm_analysis": _json,
+    "account": accounts,
+    "strategy": _strategies | st.none(),
+    "exit_reason": _reasons | st.none(),
+    "tags": st.lists(_tags, max_size=4),
 }
+#: Strategy of the filters of lists and statistics of trades.
+trade_filters: Changes = st.just({}) | st.fixed_dictionaries(
+    {}, optional={"account": accounts, "strategy": _strategies, "exit_reason": _reasons, "tag": _tags}
+)
 _bad_trade_values = {
     "trade_id": _NAMES,
     "symbol": _NAMES,
@@ -226,6 +240,9 @@ _bad_trade_values = {
     "entry_time": _TIMES,
     "exit_time": _TIMES,
     "decision_reasons": _JSON,
+    "account": [*_NAMES[1:], "\N{ROCKET}" * 64],
+    "exit_reason": _NAMES[:4],
+    "tags": ["a", None, {"a"}, ["a", ""], [1], ["a"] * 1_001],
 }
 trades = _changes({"trade_id": st.sampled_from(["T1", "T2", "T3", "T4", _AWKWARD])}, _trade_values, _bad_trade_values)
 trade_changes = _changes(
@@ -252,9 +269,11 @@ positions = _changes(
         "unrealized_pnl_pct": _rounded,
         "trailing_stop": _rounded,
         "trade_id": st.sampled_from(["T1", _AWKWARD]),
+        "account": accounts,
     },
     {
         "symbol": _NAMES,
+        "account": _NAMES[1:5],
         "side": ["LONG"],
         "margin": _UNROUNDABLE,
         "entry_time": _TIMES,
@@ -289,8 +308,8 @@ events = _changes(
 def seedlings() -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
     """Return calls, as (repository, method, arguments, named arguments), that store rows of every table.
 
-    The bars are hourly and monthly bars with gaps, and daily bars of more than two weeks. The last two daily bars are deleted
-    again; an upsert with a report stores an hourly bar again, unchanged. Two trades are realized, two positions are open.
+    The bars are hours and months with gaps, and days of more than two weeks, of which the last two are deleted again; an upsert
+    with a report stores an hour again, unchanged. Two trades are realized, three positions open, one of them of another account.
     """
     hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
     months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]
@@ -298,9 +317,10 @@ def seedlings() -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
     rows: list[tuple[str, str, Any]] = [
         ("bars", "insert_many", hours + days + months),
         ("trades", "insert", samples.trade("T1", realized_pnl=LARGEST, fee=LARGEST)),
-        ("trades", "insert", samples.trade("T2", realized_pnl=Decimal("-2.50"), exit_time=T0 + HOUR)),
+        ("trades", "insert", samples.trade("T2", realized_pnl=Decimal("-2.50"), exit_time=T0 + HOUR, account="a", tags=["a"])),
         ("positions", "update_position", samples.position()),
         ("positions", "update_position", samples.position(symbol="ETHUSDT", side="short")),
+        ("positions", "update_position", samples.position(account="a")),
     ]
     return [
         *((repository, method, (row,), {}) for repository, method, row in rows),

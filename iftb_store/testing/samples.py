@@ -1,4 +1,4 @@
-"""Sample bars, trades and positions for tests, and a clock that a test sets."""
+"""Sample bars and records for tests, and a clock that only moves when a test moves it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from iftb_store import OHLCVBar, Position, SystemEvent, Trade
+from iftb_store import BalanceSnapshot, Fill, LedgerEntry, OHLCVBar, Position, SystemEvent, Trade
+from iftb_store.schema.table_spec import BALANCES, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, TableSpec
 
-_Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent)
+_Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent, Fill, LedgerEntry, BalanceSnapshot)
 
 NOW = datetime(2024, 3, 15, 12, 30, 45, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -102,6 +103,10 @@ def full_trade(trade_id: str = "TRD-001") -> Trade:
         position_size_pct=Decimal("2.5"),
         decision_reasons={"signals": ["macd", "rsi"], "weights": {"macd": 0.6, "rsi": 0.4}, "note": None},
         llm_analysis={"model": "m-1", "text": "Ünïcode \N{CHART WITH DOWNWARDS TREND}", "ok": True, "votes": 3},
+        account="bot-a",
+        strategy="breakout 4h",
+        exit_reason="liquidation",
+        tags=["night", 'a "quoted", comma', "Ünïcode"],
     )
 
 
@@ -139,7 +144,98 @@ def full_position() -> Position:
         take_profit=Decimal("2800.875"),
         trailing_stop=Decimal("15.0625"),
         trade_id="TRD-ETH-1",
+        account="bot-a",
     )
+
+
+def fill(fill_id: str = "F-1", **changes: Any) -> Fill:
+    """Return a fill that bought, without optional values; ``changes`` override its fields."""
+    plain = Fill(
+        fill_id=fill_id,
+        symbol="BTCUSDT",
+        exchange="binance",
+        side="buy",
+        price=Decimal("50000.25"),
+        quantity=Decimal("0.01"),
+        timestamp=T0,
+    )
+    return replace(plain, **changes)
+
+
+def full_fill(fill_id: str = "F-1") -> Fill:
+    """Return a fill in which every field is set to a different value, except the fields that the store sets."""
+    return Fill(
+        fill_id=fill_id,
+        symbol="ETHUSDT",
+        exchange="kraken",
+        side="sell",
+        price=Decimal("3000.5"),
+        quantity=Decimal("2.25"),
+        timestamp=T0 + HOUR,
+        trade_id="TRD-ETH-1",
+        order_id="O-7",
+        fee=Decimal("0.000000000000000001"),
+        fee_currency="BNB",
+        liquidity="maker",
+        account="bot-a",
+    )
+
+
+def ledger_entry(external_id: str | None = "L-1", **changes: Any) -> LedgerEntry:
+    """Return a deposit without optional values; ``changes`` override its fields."""
+    plain = LedgerEntry(
+        kind="deposit", currency="USDT", amount=Decimal("1000.5"), timestamp=T0, exchange="binance", external_id=external_id
+    )
+    return replace(plain, **changes)
+
+
+def full_ledger_entry(external_id: str = "L-1") -> LedgerEntry:
+    """Return an entry in which every field is set to a different value, except the fields that the store sets."""
+    return LedgerEntry(
+        kind="funding",
+        currency="USDC",
+        amount=Decimal("-0.123456789123456789"),
+        timestamp=T0 + HOUR,
+        exchange="kraken",
+        symbol="ETHUSDT",
+        trade_id="TRD-ETH-1",
+        external_id=external_id,
+        details={"rate": "0.0001", "interval": 8},
+        account="bot-a",
+    )
+
+
+def balance(**changes: Any) -> BalanceSnapshot:
+    """Return a snapshot of a balance without optional values; ``changes`` override its fields."""
+    return replace(BalanceSnapshot(exchange="binance", currency="USDT", timestamp=T0, total=Decimal("1000.5")), **changes)
+
+
+def full_balance() -> BalanceSnapshot:
+    """Return a snapshot in which every field is set to a different value, except the fields that the store sets."""
+    return BalanceSnapshot(
+        exchange="kraken",
+        currency="USDC",
+        timestamp=T0 + HOUR,
+        total=Decimal("1000.123456789123456789"),
+        free=Decimal("900.25"),
+        used=Decimal("99.873456789123456789"),
+        unrealized_pnl=Decimal("-12.5"),
+        account="bot-a",
+    )
+
+
+def every_record() -> list[tuple[TableSpec, Any]]:
+    """Return a complete row of each table of records, with every field set; for `iftb_store.protocols.Stores.write_rows`."""
+    rows: list[tuple[TableSpec, Any]] = [
+        (TRADES, full_trade()),
+        (POSITIONS, full_position()),
+        (EVENTS, SystemEvent("x", "info", "m", {"a": [1, "é"]}, "S", "X", "T", 7, "trace", account="bot-a")),
+        (FILLS, full_fill()),
+        (LEDGER, full_ledger_entry()),
+        (BALANCES, full_balance()),
+    ]
+    kept = {"id": 3, "created_at": NOW, "updated_at": NOW, "last_updated": NOW}
+    return [(table, replace(row, **{name: kept[name] for name in kept.keys() & {*table.columns}})) for table, row in rows]
 
 
 def as_given(row: _Row) -> _Row:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from iftb_store.testing.accounts import RecordAccountTests
 from iftb_store.testing.app_sessions import AppSessionTests
+from iftb_store.testing.applied_fills import AppliedFillTests
 from iftb_store.testing.arrow import OtherTablesAsArrowTests, ReadArrowTests
 from iftb_store.testing.arrow_writes import WriteArrowTests
 from iftb_store.testing.backups import BackupTests
+from iftb_store.testing.balances import BalanceTests
 from iftb_store.testing.bars import BarTests
 from iftb_store.testing.blocking import BlockingTests
 from iftb_store.testing.bulk import BulkTests
@@ -16,9 +19,11 @@ from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.exchanges import ExchangeTests, RecordExchangeTests
 from iftb_store.testing.failures import FailureTests
+from iftb_store.testing.fills import FillTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.interrupting import InterruptTests
+from iftb_store.testing.ledger import LedgerTests
 from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.many_series import ManySeriesTests
 from iftb_store.testing.misuse import MisuseTests
@@ -57,7 +62,12 @@ class BackendConformance(
     PerformanceTests,
     PositionTests,
     EventTests,
+    FillTests,
+    AppliedFillTests,
+    LedgerTests,
+    BalanceTests,
     RecordReadTests,
+    RecordAccountTests,
     ExchangeTests,
     RecordExchangeTests,
     SessionTests,

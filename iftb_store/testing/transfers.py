@@ -15,33 +15,32 @@ import pytest_asyncio
 from iftb_store import (
     DatabaseManager,
     OHLCVRepository,
-    PositionRepository,
-    SystemEventRepository,
     TradeRepository,
     Unsupported,
     URLError,
 )
+from iftb_store.batches.arrow import to_rows
 from iftb_store.errors import MissingDriverError
 from iftb_store.protocols import Capability
 from iftb_store.registry import find_backend, get_stores
-from iftb_store.schema.scope import TableScope
+from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.fixtures import SuiteFixtures, lacks, needs
-from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, full_bar, full_position, full_trade, hourly
+from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar, every_record, full_bar, full_trade, hourly
 from iftb_store.transfer.copy import Copy
 from iftb_store.transfer.verify import compare_stores
 
-_RECORDS = ("trades", "positions", "system_events")
+_RECORDS = tuple(name for name in TABLES if name != BARS.name)
 
 
 async def fill(db: DatabaseManager) -> None:
-    """Store bars of several series and, if the backend keeps them, a trade, a position and an event."""
+    """Store bars of several series and, if the backend keeps them, a row of each table of records."""
     odd = bar(T0 + timedelta(microseconds=1), symbol="ODD", open=LARGEST, high=LARGEST, low=SMALLEST, timeframe="1m")
     await OHLCVRepository(db).insert_many([*hourly(30), full_bar(T0 + 100 * HOUR), bar(symbol="ETHUSDT", timeframe="1M"), odd])
     if Capability.RECORDS in db.capabilities:
-        await TradeRepository(db).insert(full_trade())
-        await PositionRepository(db).update_position(full_position())
-        await SystemEventRepository(db).log_event("start", "info", "text", details={"a": 1.5})
+        async with db.get_session() as session:
+            for table, row in every_record():
+                await get_stores(session).write_rows(table, to_rows(table, [row]))
 
 
 async def read_bars(db: DatabaseManager) -> list[dict[str, Any]]:

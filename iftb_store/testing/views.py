@@ -12,15 +12,16 @@ import pytest
 from iftb_store import (
     DatabaseManager,
     OHLCVRepository,
-    PositionRepository,
-    SystemEventRepository,
     TradeRepository,
 )
+from iftb_store.batches.arrow import to_rows
 from iftb_store.protocols import Capability
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.registry import get_stores
+from iftb_store.schema.table_spec import BARS, ColumnKind, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, requires
-from iftb_store.testing.samples import HOUR, LARGEST, NOW, SMALLEST, T0, Clock, bar, full_bar, full_position, full_trade
+from iftb_store.testing.samples import HOUR, LARGEST, NOW, SMALLEST, T0, Clock, bar, every_record, full_bar, full_trade
+from iftb_store.values.tags import encode_texts
 
 _VALUES = [
     Decimal(0),
@@ -54,6 +55,10 @@ def _show_value(kind: ColumnKind, value: Any) -> Any:
     """Return a field's value as the view of its table shows it."""
     if kind is ColumnKind.TIME:
         return None if value is None else _text(value)
+    if kind is ColumnKind.TEXTS:
+        return encode_texts(value)
+    if isinstance(value, list):
+        return encode_texts(value)
     return float(value) if isinstance(value, Decimal | int) else value
 
 
@@ -81,13 +86,9 @@ class ViewTests(SuiteFixtures):
 
     @requires(Capability.RECORDS)
     async def test_the_views_of_records_show_every_column(self, db: DatabaseManager) -> None:
-        await TradeRepository(db).insert(full_trade())
-        await PositionRepository(db).update_position(full_position())
-        await SystemEventRepository(db).log_event("x", "info", "m", {"a": [1, "é"]}, "S", "X", "T", 7, "trace")
-        (trade,) = await TradeRepository(db).get_recent()
-        (position,) = await PositionRepository(db).get_open_positions(exchange=None)
-        (event,) = await SystemEventRepository(db).get_events()
-        for table, row in ((TRADES, trade), (POSITIONS, position), (EVENTS, event)):
+        for table, row in every_record():
+            async with db.get_session() as session:
+                await get_stores(session).write_rows(table, to_rows(table, [row]))
             await _assert_whole(db, table, row)
 
     @requires(Capability.RECORDS)

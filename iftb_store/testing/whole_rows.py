@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
@@ -25,10 +24,10 @@ from iftb_store import (
     Trade,
     TradeRepository,
 )
-from iftb_store.batches.arrow import arrow_schema
+from iftb_store.batches.arrow import to_rows
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, TRADES, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BALANCES, BARS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, RowFilter, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, needs, requires
 from iftb_store.testing.samples import (
@@ -36,11 +35,17 @@ from iftb_store.testing.samples import (
     NOW,
     SMALLEST,
     T0,
+    balance,
     bar,
+    fill,
+    full_balance,
     full_bar,
+    full_fill,
+    full_ledger_entry,
     full_position,
     full_trade,
     hourly,
+    ledger_entry,
     position,
     trade,
 )
@@ -75,10 +80,7 @@ _JSON: list[Any] = [
 
 def rows_of(table: TableSpec, items: list[Any]) -> pa.Table:
     """Return objects as an Arrow table of complete rows; their JSON may be a dict or text."""
-    rows = [
-        {name: json.dumps(value) if isinstance(value, dict) else value for name, value in asdict(item).items()} for item in items
-    ]
-    return pa.Table.from_pylist(rows, arrow_schema(table))
+    return to_rows(table, items)
 
 
 async def write_rows(db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
@@ -147,12 +149,43 @@ def _events() -> pa.Table:
     return rows_of(EVENTS, [SystemEvent("start", "debug", "bare", id=1, created_at=_FIRST), full, *odd])
 
 
+def _fills() -> pa.Table:
+    bare = fill("bare", price=_LEAST, quantity=SMALLEST, fee=LARGEST, timestamp=_FIRST)
+    odd = [
+        replace(fill(f"{text}{index}", trade_id=text, order_id=text, fee_currency=text, account=text), id=100 + index)
+        for index, text in enumerate(_TEXTS)
+    ]
+    full = replace(full_fill(), id=5, timestamp=_LAST)
+    return rows_of(FILLS, [replace(item, created_at=NOW) for item in (replace(bare, id=1), full, *odd)])
+
+
+def _entries() -> pa.Table:
+    bare = ledger_entry("bare", amount=_LEAST, timestamp=_FIRST)
+    odd: list[Any] = [
+        ledger_entry(f"{text}{index}", symbol=text, trade_id=text, account=text, details=_JSON[index % len(_JSON)])
+        for index, text in enumerate(_TEXTS)
+    ]
+    odd = [replace(item, id=100 + index) for index, item in enumerate(odd)]
+    full = replace(full_ledger_entry(), id=5, timestamp=_LAST)
+    return rows_of(LEDGER, [replace(item, created_at=NOW) for item in (replace(bare, id=1), full, *odd)])
+
+
+def _balances() -> pa.Table:
+    bare = balance(total=_LEAST, timestamp=_FIRST)
+    odd = [replace(balance(currency=text, account=text, free=LARGEST), id=100 + index) for index, text in enumerate(_TEXTS)]
+    full = replace(full_balance(), id=5, timestamp=_LAST)
+    return rows_of(BALANCES, [replace(item, created_at=NOW) for item in (replace(bare, id=1), full, *odd)])
+
+
 #: Sample rows of each table: extreme values, unusual texts, and nullable columns both set and NULL.
 EXAMPLES: list[tuple[TableSpec, pa.Table]] = [
     (BARS, _bars()),
     (TRADES, _trades()),
     (POSITIONS, _positions()),
     (EVENTS, _events()),
+    (FILLS, _fills()),
+    (LEDGER, _entries()),
+    (BALANCES, _balances()),
 ]
 _EXAMPLES = pytest.mark.parametrize(
     ("table", "rows"), EXAMPLES, ids=lambda given: given.name if isinstance(given, TableSpec) else ""
@@ -201,12 +234,13 @@ class WholeRowTests(SuiteFixtures):
     async def test_only_the_requested_columns_are_read(self, db: DatabaseManager, table: TableSpec, rows: pa.Table) -> None:
         await write_rows(db, table, rows)
         wanted = tuple(name for place, name in enumerate(table.columns) if name in table.key or place % 3)
-        selection = RowFilter(table, {"symbol": rows["symbol"].drop_null()[0].as_py()}, only=wanted)
+        column = "symbol" if "symbol" in table.columns else "currency"
+        selection = RowFilter(table, {column: rows[column].drop_null()[0].as_py()}, only=wanted)
         async with db.get_session() as session:
             for equal in ({}, selection.equal):
                 complete = await get_stores(session).read_rows(replace(selection, equal=equal, only=None))
                 assert await get_stores(session).read_rows(replace(selection, equal=equal)) == complete.select(wanted)
-            found = [await get_stores(session).read_rows(replace(selection, equal={"symbol": "none"}))]
+            found = [await get_stores(session).read_rows(replace(selection, equal={column: "none"}))]
             found.append(await get_stores(session).read_rows(replace(selection, limit=1)))
         assert [(part.num_rows, part.column_names) for part in found] == [(0, [*wanted]), (1, [*wanted])]
 
@@ -216,7 +250,7 @@ class WholeRowTests(SuiteFixtures):
     ) -> None:
         await write_rows(db, table, rows)
         # each row gets the values of the next row, except in its key and in unique columns
-        fixed = {*table.key, *table.identity, "id", "exchange", "symbol", "side", "status"}
+        fixed = {*table.key, *table.identity, *table.unique, "id", "status"}
         turned = pa.concat_tables([rows.slice(1), rows.slice(0, 1)])
         changed = pa.table([(rows if name in fixed else turned)[name] for name in table.columns], schema=rows.schema)
         await write_rows(db, table, changed.slice(1))

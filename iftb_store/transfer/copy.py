@@ -38,11 +38,12 @@ from iftb_store.transfer.progress import ProgressFactory, count_rows, report_not
 from iftb_store.transfer.verify import compare_values, format_key, format_value, summarise
 from iftb_store.values import checks
 from iftb_store.values.choices import CONFLICTS, Conflict
+from iftb_store.values.display import join_names
 
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
-_OPEN_KEY = ("exchange", "symbol", "side")
+_OPEN_KEY = POSITIONS.unique
 
 
 class Copy:
@@ -227,7 +228,7 @@ class Copy:
             )
 
     async def _refuse_open(self, ours: RowReader, plans: list[Plan], matcher: Matcher) -> None:
-        """Raise CollisionError if the copy would leave two open positions with the same exchange, symbol and side."""
+        """Raise CollisionError if the copy would leave two open positions with the same exchange, account, symbol and side."""
         stays, opening = await self._read_open(), dict[tuple[str, ...], int]()
         for row in matcher.extra.to_pylist() if self._delete else ():
             stays.pop(row["id"], None)
@@ -240,13 +241,14 @@ class Copy:
                             opening[tuple(row[name] for name in _OPEN_KEY)] = row["id"]
         for number, key in stays.items():
             if key in opening:
+                named = join_names(value for value in key if value)
                 raise CollisionError(
-                    f"positions: an open position of {' '.join(key)} in the source conflicts with the destination's open "
+                    f"positions: an open position of {named} in the source conflicts with the destination's open "
                     f"position {number}; close one of them, or {REMEDY}"
                 )
 
     async def _read_open(self) -> dict[int, tuple[str, ...]]:
-        """Return (exchange, symbol, side) of each open position in the destination, by its id."""
+        """Return (exchange, account, symbol, side) of each open position in the destination, by its id."""
         async with open_complete_session(self._destination, [POSITIONS]) as session:
             rows = await get_stores(session).records.select(RowFilter(POSITIONS, {"status": "open"}))
         return {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}

@@ -34,6 +34,7 @@ async def copy(
     exchanges: str | Collection[str] = (),
     symbols: str | Collection[str] = (),
     timeframes: str | Collection[str] = (),
+    accounts: str | Collection[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
     since: Since | None = None,
@@ -46,21 +47,22 @@ async def copy(
 ) -> CopyReport:
     """Copy the rows that are missing or different in another store, of any engine, then verify the copy.
 
-    The source is read from a snapshot, so that bars, trades, positions and events are consistent. Rows are committed in
+    The source is read from a snapshot, so that all its rows are consistent. It may be of an older schema revision: then the
+    columns that it lacks get their defaults, e.g. no account, and the tables that it lacks are left out. Rows are committed in
     batches: if the copy is interrupted, the rows written so far stay, and it resumes when called again. Missing tables are
     created. Other clients may write to the destination during the copy.
 
     Args:
         source: the connected store to read, e.g. a DatabaseManager.
         destination: the connected store to write.
-        tables: copy only these tables: ohlcv, trades, positions, system_events. If empty, copy every table that both stores
-            have and that has the selected columns, e.g. only ohlcv if ``timeframes`` are given. A single name may be given as
-            text, also in the next three arguments.
+        tables: copy only these tables, e.g. ohlcv or trades; if empty, every table that both stores have,
+            without those that lack a selected column. Here and in the next four, one name may be given as text.
         exchanges: copy only rows of these exchanges.
         symbols: copy only rows of these symbols.
         timeframes: copy only bars of these timeframes.
-        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
-            of trades and positions, and the created_at of events.
+        accounts: copy only rows of these accounts, and no bars; the empty text names the rows without an account.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the entry_time of trades and positions,
+            the created_at of events, and the timestamp of all other rows.
         end: end of the time window, inclusive.
         since: an alternative to ``start``: how long before now the time window starts, as a timedelta or as text, e.g. "30m",
             "12h", "7d" or "2w"; or the start itself, as a datetime.
@@ -81,7 +83,7 @@ async def copy(
         CollisionError: a row of the source conflicts with a different row of the destination, or rows differ and
             ``on_conflict`` is "refuse". Nothing was written, unless the destination's row was added during the copy.
         InvalidValueError: an argument has an invalid value, or both stores are the same database.
-        SchemaError: the source has no tables, or one of the stores has tables of another revision.
+        SchemaError: the source has no tables or was migrated by a newer version, or the destination is of another revision.
         Unsupported: ``tables`` names a table that one of the stores does not keep.
         OperationalError: rows are hidden from the role of a store, or it may not insert; or the database failed.
         StoreError: the destination was written to and differs from the source at the end; or a row of the source cannot be
@@ -94,7 +96,7 @@ async def copy(
         [(part.table, part.series, part.inserted) for part in report.parts][0]  # -> ('ohlcv', 'binance BTCUSDT 1h', 23)
     """
     start = find_start(start, since)
-    scope = TableScope(tables, exchanges, symbols, timeframes, start, end)
+    scope = TableScope(tables, exchanges, symbols, timeframes, start, end, accounts)
     step = report_steps(progress)
     flags = {"delete": delete, "keep_ids": keep_ids, "full": full, "dry_run": dry_run}
     for name, value in flags.items():
@@ -102,10 +104,12 @@ async def copy(
     check_store(source, "source")
     check_store(destination, "destination")
     require_arrow()
-    await import_modules("pyarrow", "iftb_store.transfer.copy")
+    await import_modules("pyarrow", "iftb_store.transfer.copy", "iftb_store.transfer.older")
     from iftb_store.transfer.copy import Copy, prepare
+    from iftb_store.transfer.older import open_older
     from iftb_store.transfer.plan import require_schema
 
+    source = await open_older(source)
     copying = Copy(source, destination, scope, on_conflict=on_conflict, delete=delete, keep_ids=keep_ids, full=full, step=step)
     # before anything is created in the destination
     await require_schema(source, limit_scope(scope, source=source, destination=destination)[0].tables)
@@ -122,6 +126,7 @@ async def verify(
     exchanges: str | Collection[str] = (),
     symbols: str | Collection[str] = (),
     timeframes: str | Collection[str] = (),
+    accounts: str | Collection[str] = (),
     start: datetime | None = None,
     end: datetime | None = None,
     since: Since | None = None,
@@ -129,19 +134,20 @@ async def verify(
 ) -> VerifyReport:
     """Compare the rows of two stores by counts and checksums of their values, and find the first rows that differ.
 
-    Each store is read from a snapshot, in bounded memory, and neither is changed.
+    Each store is read from a snapshot, in bounded memory, and neither is changed. The source may be of an older schema
+    revision, as in `copy`.
 
     Args:
         source: a connected store, e.g. a DatabaseManager.
         destination: another connected store.
-        tables: compare only these tables: ohlcv, trades, positions, system_events. If empty, compare every table that both
-            stores have and that has the selected columns, e.g. only ohlcv if ``timeframes`` are given. A single name may be
-            given as text, also in the next three arguments.
+        tables: compare only these tables, e.g. ohlcv or trades; if empty, every table that both stores have,
+            without those that lack a selected column. Here and in the next four, one name may be given as text.
         exchanges: compare only rows of these exchanges.
         symbols: compare only rows of these symbols.
         timeframes: compare only bars of these timeframes.
-        start: start of the time window, inclusive; naive times are UTC. It applies to the timestamp of bars, the entry_time
-            of trades and positions, and the created_at of events.
+        accounts: compare only rows of these accounts, and no bars; the empty text names the rows without an account.
+        start: start of the time window, inclusive; naive times are UTC. It applies to the entry_time of trades and positions,
+            the created_at of events, and the timestamp of all other rows.
         end: end of the time window, inclusive.
         since: an alternative to ``start``: how long before now the time window starts, as a timedelta or as text, e.g. "30m",
             "12h", "7d" or "2w"; or the start itself, as a datetime.
@@ -153,7 +159,8 @@ async def verify(
 
     Raises:
         InvalidValueError: an argument has an invalid value, or both stores are the same database.
-        SchemaError: one of the stores has no tables, or tables of another revision.
+        SchemaError: one of the stores has no tables or was migrated by a newer version, or the destination is of another
+            revision.
         Unsupported: ``tables`` names a table that one of the stores does not keep.
         OperationalError: rows are hidden from the role of a store, or the database failed.
         NotConnectedError: before connect().
@@ -164,15 +171,16 @@ async def verify(
         report = await verify(source, destination, tables="ohlcv")
         [(part.series, part.source.rows, part.equal) for part in report.parts]  # -> [('binance BTCUSDT 1h', 23, True)]
     """
-    scope = TableScope(tables, exchanges, symbols, timeframes, find_start(start, since), end)
+    scope = TableScope(tables, exchanges, symbols, timeframes, find_start(start, since), end, accounts)
     step = report_steps(progress)
     check_store(source, "source")
     check_store(destination, "destination")
     require_arrow()
-    await import_modules("pyarrow", "iftb_store.transfer.verify")
+    await import_modules("pyarrow", "iftb_store.transfer.verify", "iftb_store.transfer.older")
+    from iftb_store.transfer.older import open_older
     from iftb_store.transfer.verify import compare_stores
 
-    found = await compare_stores(source, destination, scope, step=step)
+    found = await compare_stores(await open_older(source), destination, scope, step=step)
     return VerifyReport(all(part.equal for part in found), report_verified(found), found.left_out)
 
 
@@ -185,8 +193,9 @@ async def restore(
 ) -> RestoreReport:
     """Restore a backup into a store of any engine, with all ids and times, and verify the result.
 
-    The engine of the file is detected from its content. The backup is read once completely before anything is written. Missing
-    tables are created. If the restore is interrupted, the rows written so far stay, and it resumes when called again.
+    The engine of the file is detected from its content. The backup may be of an older schema revision, as the source of `copy`.
+    It is read once completely before anything is written. Missing tables are created. If the restore is interrupted, the rows
+    written so far stay, and it resumes when called again.
 
     Args:
         path: the backup file, see `backup`.
@@ -201,7 +210,8 @@ async def restore(
     Raises:
         CollisionError: the store has a row that differs from the backup or is not in it; nothing was written.
         InvalidValueError: the file cannot be read, is not a backup or is the database itself, or an argument has another type.
-        SchemaError: the backup has no tables of iftb-store; or the backup or the store has tables of another revision.
+        SchemaError: the backup has no tables of iftb-store, or a newer version made it; or the store has tables of another
+            revision.
         OperationalError: the backup is damaged; or rows of the store are hidden from its role, or it may not insert; or the
             database failed.
         StoreError: another client wrote to the store during the restore.
@@ -212,7 +222,7 @@ async def restore(
     Example:
         await backup(source, "bot.backup")
         report = await restore("bot.backup", destination)
-        sum(part.source.rows for part in report.parts)  # -> 28
+        sum(part.source.rows for part in report.parts)  # -> 30
     """
     if not isinstance(path, str | os.PathLike):
         raise InvalidValueError(f"path must be a file name, not {type_name(path)}")

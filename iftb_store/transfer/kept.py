@@ -27,8 +27,17 @@ class Report(list[T]):
 
 
 def find_kept_tables(db: ConnectedStore) -> list[TableSpec]:
-    """Return the tables that a store keeps: only the bars, unless its backend declares RECORDS."""
-    return [*TABLES.values()] if Capability.RECORDS in db.capabilities else [BARS]
+    """Return the tables that a store keeps: only the bars, unless its backend declares RECORDS; those of its revision."""
+    if Capability.RECORDS not in db.capabilities:
+        return [BARS]
+    revision = _find_older_revision(db)
+    return [table for table in TABLES.values() if revision is None or table.since <= revision]
+
+
+def _find_older_revision(db: ConnectedStore) -> str | None:
+    """Return the revision of a store that `iftb_store.transfer.older` reads; None for any other store."""
+    revision: str | None = getattr(db, "older_revision", None)
+    return revision
 
 
 def keeps_digests(db: ConnectedStore) -> bool:
@@ -52,6 +61,11 @@ def limit_scope(scope: TableScope | None, **stores: ConnectedStore) -> tuple[Tab
         kept = find_kept_tables(db)
         lacking = [table.name for table in scope.tables if table not in kept]
         if lacking and scope.named:
+            if (revision := _find_older_revision(db)) is not None:
+                raise Unsupported(
+                    f"the {name} is at revision {revision}, which has no {' and no '.join(lacking)}; migrate it first, or leave "
+                    "these tables out"
+                )
             raise Unsupported(
                 f"the {name} keeps only bars, no {' and no '.join(lacking)}; leave these tables out, or "
                 "use a database that keeps them, e.g. PostgreSQL"

@@ -6,8 +6,8 @@ no such partner are paired
 - if they have the same values but for the id;
 - then, if only one row of each store has these values, positions by created_at and exchange, events by created_at, type and
   message;
-- then by `TableSpec.natural_key`: trades by their trade_id; positions by exchange, symbol, side, entry_time and trade_id; events
-  by all columns but the id;
+- then by `TableSpec.natural_key`: e.g. trades by their trade_id; positions by exchange, account, symbol, side, entry_time and
+  trade_id; events by all columns but the id;
 - then by the id and `TableSpec.identity`.
 
 If several rows have the same key, the rows with the smallest ids are paired first. The position_id of an event does not count: it
@@ -44,7 +44,7 @@ from iftb_store.values.display import show
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
 
-REMEDY = "copy into another database, or leave these rows out (--table, --exchange, --symbol, --start, --end)"
+REMEDY = "copy into another database, or leave these rows out (--table, --exchange, --symbol, --account, --start, --end)"
 
 # maximum number of values in one lookup
 _MOST = 500
@@ -60,13 +60,13 @@ _LONE = pa.schema(
         pa.field("part", _ID),
     ]
 )
-# columns that a later version of a row keeps as a rule
-_ORIGINS = {POSITIONS.name: ("created_at", "exchange"), EVENTS.name: EVENTS.identity, TRADES.name: TRADES.identity}
-# columns in which a row of the same id must agree to be the same row, if ids may have been assigned anew; events do not change
+# columns that a later version of a row keeps as a rule; of other tables those of `TableSpec.identity`
+_ORIGINS = {POSITIONS.name: ("created_at", "exchange")}
+# columns in which a row of the same id must agree to be the same row, if ids may have been assigned anew; of other tables those
+# of `TableSpec.identity`; events do not change
 _STRICT = {
     POSITIONS.name: ("created_at", *POSITIONS.natural_key),
     EVENTS.name: tuple(name for name in EVENTS.columns if name not in ("id", "position_id")),
-    TRADES.name: TRADES.identity,
 }
 _PAIRS = pa.schema(
     [pa.field("source", _ID), pa.field("destination", _ID), pa.field("changed", pa.bool_()), pa.field("part", _ID)]
@@ -136,7 +136,7 @@ class Matcher:
 
     def is_other(self, compared: RowDiff) -> Any:
         """Return for each changed row whether the destination uses the same id for a different trade, position or event."""
-        names = self.table.identity if self._keep_ids else _STRICT[self.table.name]
+        names = self.table.identity if self._keep_ids else _STRICT.get(self.table.name, self.table.identity)
         return pc.not_equal(*(encode_rows(rows, self.table, names) for rows in (compared.changed, compared.stored)))
 
     async def pair(self, destination: ConnectedStore | None = None) -> None:
@@ -214,7 +214,7 @@ class Matcher:
             "id": rows["id"].combine_chunks(),
             "key": pa.array(keys, _BYTES),
             "row": pa.array(_hash_values(rows, self.table), _BYTES),
-            "origin": encode_rows(rows, self.table, _ORIGINS[self.table.name]).cast(_BYTES),
+            "origin": encode_rows(rows, self.table, _ORIGINS.get(self.table.name, self.table.identity)).cast(_BYTES),
             "same": encode_rows(rows, self.table, ("id", *self.table.identity)).cast(_BYTES),
             "position": at,
             "part": pa.array([part] * len(rows), _ID),

@@ -150,7 +150,7 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
                         what = f"{table.name}: a row's {name} cannot be read: it is {show(value)}"
                         raise StoreError(f"{what}; `iftb-store doctor` finds such rows")
                 equal = selection.equal | dict(zip(keys, series, strict=True))
-                ordered = {name: equal[name] for name in SERIES if name in equal}
+                ordered = {name: equal[name] for name in (*SERIES, "account") if name in equal}
                 found.append((Partition(replace(selection, equal=ordered)), count))
     return found
 

@@ -11,12 +11,13 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import CollisionError, InvalidValueError, SchemaError, StoreError, operational_error
-from iftb_store.schema.scope import TABLES, TableScope
+from iftb_store.schema.scope import TableScope
 from iftb_store.transfer.access import open_complete_session, require_distinct
 from iftb_store.transfer.backup import READ_ONLY
 from iftb_store.transfer.copy import Copy, prepare
 from iftb_store.transfer.diff import compare_partition
 from iftb_store.transfer.kept import Report
+from iftb_store.transfer.older import open_older
 from iftb_store.transfer.plan import LastCommitted, digest_partition, find_dirty_ranges, find_partitions, open_snapshot
 from iftb_store.transfer.planner import Copied
 from iftb_store.transfer.progress import ProgressFactory, report_nothing
@@ -26,10 +27,7 @@ from iftb_store.values.display import show
 from iftb_store.values.file_identity import read_engine
 
 # statements that read each table completely: SQLite also checks the indexes, DuckDB compares checksums as it reads
-_READ_ALL = {
-    "sqlite": [f"PRAGMA quick_check({name})" for name in TABLES],
-    "duckdb": [f"SELECT bit_xor(hash(stored)) FROM {name} AS stored" for name in TABLES],
-}
+_READ_ALL = {"sqlite": "PRAGMA quick_check({})", "duckdb": "SELECT bit_xor(hash(stored)) FROM {} AS stored"}
 
 
 def backup_url(path: str | os.PathLike[str]) -> URL:
@@ -74,12 +72,14 @@ async def restore_rows(
     Raises:
         InvalidValueError: the backup and the destination are the same database.
         CollisionError: the destination has a row that differs from the backup or is not in it; nothing was written.
-        SchemaError: the backup has no tables of iftb-store; or the tables of the backup or destination have another revision.
+        SchemaError: the backup has no tables of iftb-store, or a newer version made it; or the tables of the destination have
+            another revision.
         OperationalError: the backup is damaged; or rows of the destination are hidden from its role, or it may not insert.
         StoreError: another client wrote to the destination during the restore.
     """
     await require_distinct(backup, destination)
     await _check(backup, step)
+    backup = await open_older(backup)
     await prepare(destination)
     if not overwrite:
         for part in await Copy(backup, destination, delete=True, keep_ids=True, full=True, step=step).run(dry=True):
@@ -113,7 +113,7 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
         if state.state == "empty":
             raise SchemaError("the backup has no tables of iftb-store")
         with step("check the backup") as tell:
-            statements = _READ_ALL.get(state.engine, [])
+            statements = [_READ_ALL[state.engine].format(name) for name in state.tables] if state.engine in _READ_ALL else []
             for number, statement in enumerate(statements):
                 tell(number, len(statements))
                 async with backup.get_session() as session:

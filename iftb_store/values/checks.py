@@ -64,6 +64,24 @@ def name_text(value: object, name: str) -> str:
     return checked
 
 
+def short_name(value: object, name: str) -> str:
+    """Return the value if it is a name of at most 255 bytes in UTF-8; otherwise raise InvalidValueError."""
+    checked = name_text(value, name)
+    if (size := len(checked.encode())) > LONGEST_NAME:
+        raise InvalidValueError(f"{name} {show(checked)} has {size} bytes in UTF-8; at most {LONGEST_NAME} are allowed")
+    return checked
+
+
+def name_or_empty(check: Callable[[object, str], str], value: object, name: str) -> str:
+    """Return the empty text if the value is empty, which means none, otherwise the result of ``check``."""
+    return "" if isinstance(value, str) and not value else check(value, name)
+
+
+def account(value: object, name: str) -> str:
+    """Return the value if it is the name of an account, or the empty text for none; otherwise raise InvalidValueError."""
+    return name_or_empty(short_name, value, name)
+
+
 def check_quantity(value: Decimal, subject: str) -> None:
     """Raise InvalidValueError if the quantity of a trade or an open position, long or short, is not above 0."""
     if value <= 0:

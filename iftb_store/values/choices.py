@@ -9,6 +9,10 @@ Action: TypeAlias = Literal["open", "close", "liquidated"]
 PositionStatus: TypeAlias = Literal["open", "closed", "liquidated"]
 #: The severities of events, least severe first.
 Severity: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+FillSide: TypeAlias = Literal["buy", "sell"]
+#: Whether a fill added liquidity to the order book or took it.
+Liquidity: TypeAlias = Literal["maker", "taker"]
+LedgerKind: TypeAlias = Literal["deposit", "withdrawal", "funding", "fee", "rebate", "interest", "transfer", "adjustment"]
 #: What to do with floats where decimals are expected; without this choice floats are refused.
 Decimals: TypeAlias = Literal["from_float"]
 #: As what decimals are read; without this choice they are exact decimals.
@@ -24,5 +28,8 @@ SIDES: tuple[Side, ...] = get_args(Side)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 STATUSES: tuple[PositionStatus, ...] = get_args(PositionStatus)
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+FILL_SIDES: tuple[FillSide, ...] = get_args(FillSide)
+LIQUIDITIES: tuple[Liquidity, ...] = get_args(Liquidity)
+LEDGER_KINDS: tuple[LedgerKind, ...] = get_args(LedgerKind)
 CONFLICTS: tuple[Conflict, ...] = get_args(Conflict)
 FEES: tuple[Fees, ...] = get_args(Fees)

@@ -25,6 +25,8 @@ from iftb_store.schema.views import VIEWS, create_view_sql
 TABLES = tuple(Base.metadata.tables)
 #: The part of a view in a `Catalog`.
 DEFINITION = "definition"
+#: A function that creates the tables and views of a revision in an empty schema.
+Build = Callable[[Connection, str], None]
 
 # qualified with pg_catalog, so that only the engine's functions and operators are called, whatever others have put into a schema
 # of the search_path
@@ -164,22 +166,6 @@ def create_missing(conn: Connection) -> None:
         Base.metadata.create_all(conn)
 
 
-def refuse_other_views(conn: Connection) -> None:
-    """Raise if an object that is not iftb-store's view has the name of one of iftb-store's views.
-
-    Raises:
-        SchemaError: a view, a table or another object that iftb-store did not create has such a name.
-    """
-    found = _read_views(conn)
-    expected = _read_expected(conn) if found else {}
-    others = [name for name, parts in found.items() if parts != expected[name]]
-    if others:
-        raise SchemaError(
-            f"the database has something named {' and '.join(others)} that is not iftb-store's view of this name; "
-            "rename or drop it, then migrate again"
-        )
-
-
 def refuse_foreign(conn: Connection) -> None:
     """Raise if a table of iftb-store would call an operator or a function that is not built into PostgreSQL.
 
@@ -241,15 +227,24 @@ class Difference:
         return f"{self.part} of {self.table} is {self.actual}, should be {self.expected}"
 
 
-def differences(conn: Connection, schema: SchemaDialect | None = None) -> list[Difference]:
+def differences(
+    conn: Connection, schema: SchemaDialect | None = None, revision: str | None = None, build: Build | None = None
+) -> list[Difference]:
     """Return how iftb-store's tables in the database differ from the models; empty if they are identical.
 
     Nothing is changed. On PostgreSQL the comparison needs the right to create temporary tables; it rolls them back.
     With a ``schema`` only the names of tables and columns are compared.
+
+    Args:
+        conn: the connection.
+        schema: the schema of a backend that the migrations do not know.
+        revision: the revision whose tables and views are compared instead of the models.
+        build: creates the tables and views of the revision.
     """
     if schema is not None:
-        return [one for one in _compare(schema.read_catalog(conn), _list_columns()) if one.part is None or one.actual is None]
-    return list(_compare(_read(conn), _read_expected(conn)))
+        expected = _list_columns() if build is None else _columns_of(_read_expected_in_memory("sqlite", revision, build))
+        return [one for one in _compare(schema.read_catalog(conn), expected) if one.part is None or one.actual is None]
+    return list(_compare(read_parts(conn), expected_parts(conn, revision, build)))
 
 
 def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
@@ -259,7 +254,7 @@ def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
     """
     if conn.dialect.name != "postgresql" or conn.execute(_MAY_CREATE).scalar_one():
         return differences(conn), True
-    found = _compare(_read(conn), _list_parts(conn.dialect))
+    found = _compare(read_parts(conn), _list_parts(conn.dialect))
     return [difference for difference in found if difference.actual is None], False
 
 
@@ -318,36 +313,61 @@ def _list_columns() -> Catalog:
     return {name: {f"column {column.name}": "" for column in table.columns} for name, table in Base.metadata.tables.items()}
 
 
-def _read_expected(conn: Connection) -> Catalog:
+def _columns_of(catalog: Catalog) -> Catalog:
+    return {
+        table: {part: "" for part in parts if part.startswith("column ")}
+        for table, parts in catalog.items()
+        if table not in VIEWS
+    }
+
+
+def expected_parts(conn: Connection, revision: str | None = None, build: Build | None = None) -> Catalog:
+    """Return the tables and views of the models, or of a revision that ``build`` creates, as this engine describes them."""
     if conn.dialect.name == "postgresql":
         savepoint = conn.begin_nested()
         try:
             conn.execute(text("SET LOCAL search_path TO pg_temp"))
-            return _create_and_read(conn)
+            return _create_and_read(conn, revision, build)
         finally:
             savepoint.rollback()
-    return _read_expected_in_memory(conn.dialect.name)
+    return _read_expected_in_memory(conn.dialect.name, revision, build)
 
 
 @cache
-def _read_expected_in_memory(dialect: str) -> Catalog:
+def _read_expected_in_memory(dialect: str, revision: str | None, build: Build | None) -> Catalog:
     engine = create_engine({"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:"}[dialect])
     try:
         with engine.begin() as fresh:
-            return _create_and_read(fresh)
+            return _create_and_read(fresh, revision, build)
     finally:
         engine.dispose()
 
 
-def _create_and_read(conn: Connection) -> Catalog:
-    Base.metadata.create_all(conn, checkfirst=False)
-    return _read(conn)
+def _create_and_read(conn: Connection, revision: str | None, build: Build | None) -> Catalog:
+    if revision is None or build is None:
+        Base.metadata.create_all(conn, checkfirst=False)
+    else:
+        build(conn, revision)
+    return read_parts(conn)
 
 
-def _read(conn: Connection) -> Catalog:
-    """Return the tables and the views of iftb-store, tables in the models' order first."""
+def read_parts(conn: Connection) -> Catalog:
+    """Return the tables and the views of iftb-store that exist, tables in the models' order first."""
     found = _READ[conn.dialect.name](conn)
     return {name: found[name] for name in TABLES if name in found} | _read_views(conn)
+
+
+def has_rows(conn: Connection, name: str) -> bool:
+    """Return whether a table of iftb-store has rows; False for a view."""
+    return name not in VIEWS and conn.execute(text(f"SELECT 1 FROM {name} LIMIT 1")).first() is not None
+
+
+def drop_parts(conn: Connection, names: Iterable[str]) -> None:
+    """Drop tables and views, with the sequences of the tables."""
+    for name in sorted(names, key=lambda name: name not in VIEWS):
+        conn.execute(text(f"DROP {'VIEW' if name in VIEWS else 'TABLE'} {name}"))
+        if conn.dialect.name == "duckdb" and name not in VIEWS and "id" in Base.metadata.tables[name].columns:
+            conn.execute(text(f"DROP SEQUENCE {name}_id_seq"))
 
 
 def _read_views(conn: Connection) -> Catalog:

@@ -23,17 +23,19 @@ from sqlalchemy.exc import DBAPIError
 from iftb_store.errors import SchemaError
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.revision import VERSION_TABLE, check_revision
-from iftb_store.schema.table_spec import DIGESTS
 from iftb_store.schema.views import VIEWS
 from iftb_store_migrations.catalog import (
     TABLES,
     Difference,
     create_missing,
     differences,
+    drop_parts,
+    expected_parts,
+    has_rows,
     is_stamped,
     present_tables,
+    read_parts,
     refuse_foreign,
-    refuse_other_views,
     refuse_owners,
 )
 from iftb_store_migrations.lock import exclusive, find_cause
@@ -41,9 +43,7 @@ from iftb_store_migrations.lock import exclusive, find_cause
 _SHOWN = 5
 # the SQLSTATE of PostgreSQL's refusal to drop what other objects depend on
 _DEPENDENTS = "2BP01"
-# the tables and views that a revision after the first created, with the revision before it
-_BEFORE = {DIGESTS.name: "0001"} | dict.fromkeys(VIEWS, "0002")
-# the revision that creates the views
+# the revision that creates the views, which a backend's own scripts may leave out
 _VIEWS_SINCE = "0003"
 # defined as Alembic defines it
 _VERSION = Table(
@@ -154,29 +154,25 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
-        else:
-            if present_tables(conn):
-                # before a view over such a table is created
-                _refuse_different([one for one in differences(conn) if one.part is not None])
-            refuse_other_views(conn)
+        elif not present_tables(conn):
+            _drop_or_refuse_later(conn, None)
+        elif any(one.part is not None for one in differences(conn)):
+            # before a view over such a table is created
+            check_revision(True, _find_revision(conn))
         create_missing(conn)
         refuse_foreign(conn)
         adopt_or_refuse(conn)
 
 
 def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> None:
-    """Record the revision of iftb-store's tables if none is recorded and they are identical to this version's.
-
-    If the tables lack only what a later revision creates, the revision before that one is recorded.
+    """Record the revision of iftb-store's tables if none is recorded and they are identical to those of a revision.
 
     Raises:
-        SchemaError: tables without a recorded revision differ from this version's or belong to other roles; or a newer
-            version migrated the tables; or the newest revision is recorded and a table is missing; or the views are still to be
-            created, and another object has the name of one of them.
+        SchemaError: tables without a recorded revision differ from those of every revision or belong to other roles; or a newer
+            version migrated the tables; or the newest revision is recorded and a table is missing; or something else than
+            iftb-store's table or view has a name of which a later revision creates one.
     """
     revision, tables = current(conn), present_tables(conn, schema)
-    if schema is None and (revision is None or revision < _VIEWS_SINCE):
-        refuse_other_views(conn)
     if revision is not None:
         if revision not in revisions():
             check_revision(True, revision)
@@ -186,25 +182,65 @@ def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> No
                 f"the database is at revision {revision}, but has no table {' or '.join(missing)}; "
                 "restore the database from a backup, or begin with an empty database: await db.create_tables()"
             )
-        return
-    if not tables:
-        return
-    found = differences(conn, schema)
-    before = [_BEFORE.get(one.table) if one.part is None else None for one in found]
-    stamped = min(filter(None, before), default=head())
-    if None in before:
-        _refuse_different(found)
-    refuse_owners(conn)
-    _stamp(conn, stamped)
+    elif tables:
+        revision = _find_revision(conn, schema)
+        refuse_owners(conn)
+        _stamp(conn, revision)
+        if schema is None and revision == head():
+            # the views may be missing
+            create_missing(conn)
+    if schema is None and revision != head():
+        _drop_or_refuse_later(conn, revision)
 
 
-def _refuse_different(found: Sequence[Difference]) -> None:
-    if found:
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+def _find_revision(conn: Connection, schema: SchemaDialect | None = None) -> str:
+    """Return the newest revision whose tables are identical to the database's; views may be missing.
+
+    Raises:
+        SchemaError: there is none; the message names the differences from the revision that has the fewest.
+    """
+    found: list[list[Difference]] = []
+    for revision in revisions()[::-1]:
+        compared = differences(conn, schema, revision, _build)
+        found.append([one for one in compared if one.part is not None or one.table not in VIEWS])
+        if not found[-1]:
+            return revision
+    raise _different_error(min(found, key=len))
+
+
+def _drop_or_refuse_later(conn: Connection, revision: str | None) -> None:
+    """Drop the empty tables and the views that a revision after this one creates, if they are identical to that one's.
+
+    ``Base.metadata.create_all`` of a newer version has created them beside the older tables.
+
+    Raises:
+        SchemaError: something else has the name of such a table or view, or such a table has rows.
+    """
+    known = {} if revision is None else expected_parts(conn, revision, _build)
+    found = {name: parts for name, parts in read_parts(conn).items() if name not in known}
+    later = [expected_parts(conn, one, _build) for one in revisions() if found and one > (revision or "")]
+    others = [name for name, parts in found.items() if parts not in [one.get(name) for one in later] or has_rows(conn, name)]
+    if others:
         raise SchemaError(
-            "the database has tables with the names of iftb-store's, without a recorded revision, and with other definitions: "
-            f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
+            f"the database has something named {' and '.join(others)} that is not iftb-store's view or table of this name; "
+            "rename or drop it, then migrate again"
         )
+    drop_parts(conn, found)
+
+
+def _build(conn: Connection, revision: str) -> None:
+    """Create the tables and views of a revision in an empty schema."""
+    operations = Operations(_context(conn))
+    for script in list(_scripts().iterate_revisions(revision, None))[::-1]:
+        script.module.upgrade(operations)
+
+
+def _different_error(found: Sequence[Difference]) -> SchemaError:
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return SchemaError(
+        "the database has tables with the names of iftb-store's, without a revision of it, and with other definitions: "
+        f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
+    )
 
 
 def _stamp(conn: Connection, revision: str | None) -> None:

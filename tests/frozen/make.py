@@ -23,18 +23,29 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from sqlalchemy import insert
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
-from iftb_store.batches.arrow import arrow_schema
+from iftb_store.batches.arrow import to_rows
 from iftb_store.protocols import Session
 from iftb_store.registry import get_stores
-from iftb_store.schema.table_spec import BARS, DIGESTS, EVENTS, POSITIONS, TRADES, ColumnKind, TableSpec
+from iftb_store.schema.table_spec import BALANCES, BARS, DIGESTS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
-from tests.frozen.rows import BIG_IDS, bars, digests, events, is_changed, positions, trades, unchanged
+from tests.frozen.rows import (
+    BIG_IDS,
+    balances,
+    bars,
+    digests,
+    entries,
+    events,
+    fills,
+    is_changed,
+    positions,
+    trades,
+    unchanged,
+)
 
 _HERE = Path(__file__).parent
 #: The code that determines the rows.
@@ -42,7 +53,17 @@ _CODE = ("iftb_store", "backends", "migrations")
 # psql's commands, and settings that older servers do not know
 _NOT_FOR_ALL = re.compile(rb"^(?:\\(?:un)?restrict \w+|SET transaction_timeout = 0;)\n", re.MULTILINE)
 
-ROWS: dict[TableSpec, list[Any]] = {BARS: bars(), TRADES: trades(), POSITIONS: positions(), EVENTS: events()}
+#: The tables whose rows a copy's way of writing stores, with all ids.
+_WHOLE = (FILLS, LEDGER, BALANCES)
+ROWS: dict[TableSpec, list[Any]] = {
+    BARS: bars(),
+    TRADES: trades(),
+    POSITIONS: positions(),
+    EVENTS: events(),
+    FILLS: fills(),
+    LEDGER: entries(),
+    BALANCES: balances(),
+}
 DIGEST_ROWS = digests()
 
 
@@ -52,7 +73,7 @@ async def fill(url: str) -> tuple[str, str]:
         await db.migrate()
         for table, rows in ROWS.items():
             # the id of a bar is the store's own, so no copy keeps it
-            put = [] if table is BARS else rows[-len(BIG_IDS) :]
+            put = [] if table is BARS else rows if table in _WHOLE else rows[-len(BIG_IDS) :]
             for row in rows[: len(rows) - len(put)]:
                 await _write(db, table, row)
             if put:
@@ -83,18 +104,15 @@ async def _write(db: DatabaseManager, table: TableSpec, row: Any) -> None:
             clock.now = row.last_updated
             await PositionRepository(db, clock=clock).close_position(row.id)
     else:
-        values = {item.name: getattr(row, item.name) for item in fields(row) if item.name not in ("id", "created_at")}
-        await SystemEventRepository(db, clock=clock).log_event(**values)
+        kept = ("id", "created_at", "account")
+        values = {item.name: getattr(row, item.name) for item in fields(row) if item.name not in kept}
+        await SystemEventRepository(db, account=row.account, clock=clock).log_event(**values)
 
 
 async def _put(session: Session, table: TableSpec, rows: list[Any]) -> None:
     """Store rows unchanged, with their ids, as a copy does."""
-    objects = [name for name, kind in table.kinds.items() if kind == ColumnKind.JSON]
-    whole = [asdict(row) for row in rows]
-    texts = [{name: json.dumps(record_of(row)[name]) for name in objects if row[name] is not None} for row in whole]
-    columns = [row | text for row, text in zip(whole, texts, strict=True)]
-    in_order = sorted(columns, key=lambda row: [row[name] for name in table.key])
-    await get_stores(session).write_rows(table, pa.Table.from_pylist(in_order, arrow_schema(table)))
+    in_order = sorted(rows, key=lambda row: [getattr(row, name) for name in table.key])
+    await get_stores(session).write_rows(table, to_rows(table, in_order))
 
 
 @contextmanager

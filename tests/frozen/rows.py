@@ -8,8 +8,9 @@ from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, TypeVar
 
-from iftb_store import TIMEFRAMES, OHLCVBar, Position, SystemEvent, Trade
+from iftb_store import TIMEFRAMES, BalanceSnapshot, Fill, LedgerEntry, OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.schema.table_spec import BarDigest
+from iftb_store.values.choices import LEDGER_KINDS
 
 Row = TypeVar("Row", Trade, Position)
 
@@ -79,6 +80,16 @@ _NAMES = (
 )
 _LONG_NAMES = ("x" * 255, "\U0001f4c8" * 255)
 _TEXTS = (*_NAMES, "", " ", "\n", "\r\n", "\t", "'", '"', "\\", "\\n", "{}", "null", "long " * 1_000, "\U0001f9ea" * 1_000)
+
+_ACCOUNTS = ("", "bot-a", "币安", "x" * 255, "\N{ROCKET}" * 63)
+_TAGS: tuple[list[str], ...] = (
+    [],
+    ["a"],
+    ["night", "a,b", '"', "\\u002c"],
+    ["币安人生", "x" * 255],
+    ["same", "same"],
+    [f"tag {number}" for number in range(100)],
+)
 
 _OBJECTS: tuple[dict[str, Any] | None, ...] = (
     None,
@@ -195,6 +206,10 @@ def trades() -> list[Trade]:
             id=_id(number),
             created_at=_kept_at(number),
             updated_at=_changed_at(number),
+            account=_pick(_ACCOUNTS, number),
+            strategy=_optional(_NAMES, number + 2),
+            exit_reason=_optional(_NAMES, number + 3),
+            tags=_pick(_TAGS, number),
         )
         for number in range(COUNT)
     ]
@@ -224,6 +239,7 @@ def positions() -> list[Position]:
             id=_id(number),
             last_updated=_changed_at(number),
             created_at=_kept_at(number),
+            account=_pick(_ACCOUNTS, number),
         )
         for number in range(COUNT)
     ]
@@ -242,6 +258,71 @@ def events() -> list[SystemEvent]:
             trade_id=_optional(_NAMES, number + 2),
             position_id=_pick(_COUNTS, number),
             stack_trace=_optional(_TEXTS, number + 5),
+            id=_id(number),
+            created_at=_kept_at(number),
+            account=_pick(_ACCOUNTS, number),
+        )
+        for number in range(COUNT)
+    ]
+
+
+def fills() -> list[Fill]:
+    """Return fills of each side."""
+    return [
+        Fill(
+            fill_id=f"{number} {_pick(_NAMES, number)}",
+            symbol=_pick((*_NAMES, *_LONG_NAMES), number),
+            exchange="binance" if number < _ORDINARY else _pick(_NAMES, number * 5 + 2),
+            side=_pick(("buy", "sell"), number),
+            price=_pick(_SIGNED, number),
+            quantity=_pick(_QUANTITIES, number),
+            timestamp=_pick(_MOMENTS, number),
+            trade_id=_optional(tuple(trade.trade_id for trade in trades()), number),
+            order_id=_optional(_NAMES, number + 1),
+            fee=_pick(_SIGNED, number + 3),
+            fee_currency=_optional(_NAMES, number + 2),
+            liquidity=_optional(("maker", "taker"), number + 4),
+            account=_pick(_ACCOUNTS, number),
+            id=_id(number),
+            created_at=_kept_at(number),
+        )
+        for number in range(COUNT)
+    ]
+
+
+def entries() -> list[LedgerEntry]:
+    """Return entries of each kind."""
+    return [
+        LedgerEntry(
+            kind=_pick(LEDGER_KINDS, number),
+            currency=_pick((*_NAMES, *_LONG_NAMES), number),
+            amount=_pick(_SIGNED, number),
+            timestamp=_pick(_MOMENTS, number),
+            exchange="binance" if number < _ORDINARY else _pick(_NAMES, number * 5 + 2),
+            symbol=_optional(_NAMES, number),
+            trade_id=_optional(tuple(trade.trade_id for trade in trades()), number + 1),
+            external_id=f"{number} {_pick(_NAMES, number)}",
+            details=_pick(_OBJECTS, number),
+            account=_pick(_ACCOUNTS, number),
+            id=_id(number),
+            created_at=_kept_at(number),
+        )
+        for number in range(COUNT)
+    ]
+
+
+def balances() -> list[BalanceSnapshot]:
+    """Return snapshots, each of a currency of its own."""
+    return [
+        BalanceSnapshot(
+            exchange="binance" if number < _ORDINARY else _pick(_NAMES, number * 5 + 2),
+            currency=f"{number} {_pick(_NAMES, number)}",
+            timestamp=_pick(_MOMENTS, number),
+            total=_pick(_SIGNED, number),
+            free=_optional(_SIGNED, number + 1),
+            used=_optional(_SIGNED, number + 2),
+            unrealized_pnl=_optional(_SIGNED, number + 3),
+            account=_pick(_ACCOUNTS, number),
             id=_id(number),
             created_at=_kept_at(number),
         )

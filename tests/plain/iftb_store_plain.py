@@ -78,7 +78,6 @@ class _Connection(aiosqlite.Connection):
 _TYPES = {ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "BIGINT"}
 _KEYS = {
     "ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)",
-    "trades": ", UNIQUE (trade_id)",
     "bar_digests": ", PRIMARY KEY (exchange, symbol, timeframe, day)",
 }
 
@@ -92,8 +91,14 @@ def _column_sql(column: ColumnSpec) -> str:
     return f"{sql} CHECK ({column.name} IN ({words}))" if words and column.name != "timeframe" else sql
 
 
+def _key_sql(table: TableSpec) -> str:
+    if table.unique and not table.unique_among:
+        return f", UNIQUE ({', '.join(table.unique)})"
+    return _KEYS.get(table.name, "")
+
+
 def _table_sql(table: TableSpec) -> str:
-    return f"CREATE TABLE {table.name} ({', '.join(map(_column_sql, table.specs.values()))}{_KEYS.get(table.name, '')})"
+    return f"CREATE TABLE {table.name} ({', '.join(map(_column_sql, table.specs.values()))}{_key_sql(table)})"
 
 
 _SCHEMA = SchemaDialect(
@@ -101,10 +106,12 @@ _SCHEMA = SchemaDialect(
     scripts={
         "0001": (
             *map(_table_sql, TABLES.values()),
-            "CREATE UNIQUE INDEX uq_positions_open ON positions (exchange, symbol, side) WHERE status = 'open'",
+            "CREATE UNIQUE INDEX uq_positions_open ON positions (exchange, account, symbol, side) WHERE status = 'open'",
             "CREATE INDEX ix_trades_symbol ON trades (exchange, symbol, entry_time, id)",
         ),
         "0002": (_table_sql(DIGESTS),),
+        # its columns and tables are among those of the first
+        "0004": (),
     },
 )
 

@@ -80,10 +80,10 @@ _TYPES = {
     ColumnKind.DECIMAL: "numeric(38, 18)",
     ColumnKind.JSON: "json",
     ColumnKind.TEXT: 'text COLLATE "C"',
+    ColumnKind.TEXTS: "text",
 }
 _KEYS = {
     "ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)",
-    "trades": ", UNIQUE (trade_id)",
     "bar_digests": ", PRIMARY KEY (exchange, symbol, timeframe, day)",
 }
 
@@ -94,7 +94,8 @@ def _table_sql(table: TableSpec) -> str:
         if column.name != "id":
             sql = f"{column.name} {_TYPES[column.kind]}" + ("" if column.nullable else " NOT NULL")
             columns.append(sql + (" DEFAULT (now() AT TIME ZONE 'UTC')" if column.kept else ""))
-    return f"CREATE TABLE {table.name} ({', '.join(columns)}{_KEYS.get(table.name, '')})"
+    unique = f", UNIQUE ({', '.join(table.unique)})" if table.unique and not table.unique_among else _KEYS.get(table.name, "")
+    return f"CREATE TABLE {table.name} ({', '.join(columns)}{unique})"
 
 
 def _encode(value: Any) -> Any:
@@ -112,9 +113,10 @@ class NaivePostgresBackend(PlainPostgresBackend):
         scripts={
             "0001": (
                 *map(_table_sql, TABLES.values()),
-                "CREATE UNIQUE INDEX uq_positions_open ON positions (exchange, symbol, side) WHERE status = 'open'",
+                "CREATE UNIQUE INDEX uq_positions_open ON positions (exchange, account, symbol, side) WHERE status = 'open'",
             ),
             "0002": (_table_sql(DIGESTS),),
+            "0004": (),
         },
     )
     dialect = replace(

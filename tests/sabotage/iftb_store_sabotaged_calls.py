@@ -205,6 +205,14 @@ async def reopen_a_position(call: Call) -> Any:
     return await call.answer()
 
 
+async def ignore_the_account(call: Call) -> Any:
+    for place, given in enumerate(call.args):
+        if isinstance(given, RowFilter) and "account" in given.equal:
+            equal = {name: value for name, value in given.equal.items() if name != "account"}
+            return await call.answer(**{f"_{place}": replace(given, equal=equal)})
+    return await call.answer()
+
+
 async def order_ties_oldest_first(call: Call) -> Any:
     answer = await call.answer()
     if call.name == "records.select system_events":
@@ -272,6 +280,7 @@ _FAULTS: dict[str, Callable[[Call], Awaitable[Any]]] = {
     "reports all as updated": report_all_as_updated,
     "sums floats": sum_floats,
     "reopens a position": reopen_a_position,
+    "ignores the account": ignore_the_account,
     "orders ties oldest first": order_ties_oldest_first,
     "mixes two states": mix_two_states,
     "raises the driver's error of a lost connection": leak_the_driver,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from iftb_store import (
     DatabaseManager,
@@ -12,6 +14,9 @@ from iftb_store import (
     SystemEventRepository,
     TradeRepository,
 )
+from iftb_store.batches.arrow import to_rows
+from iftb_store.registry import get_stores
+from iftb_store.schema.table_spec import BALANCES, FILLS, LEDGER, TableSpec
 from iftb_store.testing.samples import (
     HOUR,
     LARGEST,
@@ -19,14 +24,20 @@ from iftb_store.testing.samples import (
     SMALLEST,
     T0,
     Clock,
+    balance,
     bar,
+    full_balance,
     full_bar,
+    full_fill,
+    full_ledger_entry,
     full_position,
     full_trade,
     hourly,
+    ledger_entry,
     position,
     trade,
 )
+from iftb_store.testing.samples import fill as fill_of_order
 
 _MOMENTS = (
     datetime(1, 1, 1, tzinfo=UTC),
@@ -37,7 +48,15 @@ _MOMENTS = (
 )
 
 #: Rows of `fill`, by table.
-ROWS = {"ohlcv": 107, "trades": 3, "positions": 3, "system_events": 3}
+ROWS = {
+    "ohlcv": 107,
+    "trades": 3,
+    "positions": 3,
+    "system_events": 3,
+    "fills": 2,
+    "ledger_entries": 2,
+    "balance_snapshots": 2,
+}
 
 
 async def fill(url: str, now: datetime = NOW) -> None:
@@ -71,3 +90,12 @@ async def fill(url: str, now: datetime = NOW) -> None:
         await events.log_event("tick", "info", "")
         await events.log_event("crash", "critical", "a\nb\t'\"\\,;Ω", {"b": [1, 2.5, None, "ü"], "a": {"x": 10**20}}, "BTCUSDT")
         await events.log_event("order", "error", "x" * 5_000, {}, "BTCUSDT", "binance", "TRD-001", 1, "Traceback\n  …")
+        async with db.get_session() as session:
+            records: list[tuple[TableSpec, list[Any]]] = [
+                (FILLS, [full_fill(), fill_of_order("F-2", price=LARGEST)]),
+                (LEDGER, [full_ledger_entry(), ledger_entry("L-2", amount=LARGEST.copy_negate())]),
+                (BALANCES, [full_balance(), balance(total=SMALLEST)]),
+            ]
+            for table, rows in records:
+                kept = [replace(row, id=number, created_at=now) for number, row in enumerate(rows, 1)]
+                await get_stores(session).write_rows(table, to_rows(table, kept))

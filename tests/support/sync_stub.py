@@ -23,6 +23,7 @@ _REPOSITORIES = {
     "trades": sync.SyncTradeRepository,
     "positions": sync.SyncPositionRepository,
     "events": sync.SyncSystemEventRepository,
+    "fills": sync.SyncFillRepository,
 }
 #: The async names in annotations, and the blocking ones.
 _RENAMED = {
@@ -53,7 +54,7 @@ class SyncStream(Generic[_T]):
     def close(self) -> None: ...
 '''
 
-_REPOSITORY = "def __init__(self, session: SyncStore | SyncSession, *, clock: Clock = ...) -> None: ..."
+_REPOSITORY = "def __init__(self, session: SyncStore | SyncSession, *, {}clock: Clock = ...) -> None: ..."
 
 _STORE = """
 def __enter__(self) -> Self: ...
@@ -101,7 +102,8 @@ class Stub:
         self._imports: set[str] = set()
         self._body = ast.parse(_BEGIN).body
         for blocking in _REPOSITORIES.values():
-            self._add_class(blocking, vars(blocking)["_source"], _REPOSITORY)
+            account = "" if blocking is sync.SyncOHLCVRepository else "account: str | None = None, "
+            self._add_class(blocking, vars(blocking)["_source"], _REPOSITORY.format(account))
         properties = "".join(f"@property\ndef {name}(self) -> {kind.__name__}: ...\n" for name, kind in _REPOSITORIES.items())
         self._add_class(sync.SyncSession, Session, properties)
         self._add_class(sync.SyncStore, DatabaseManager, _STORE + properties)

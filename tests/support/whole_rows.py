@@ -9,10 +9,13 @@ from decimal import Decimal
 from typing import Any
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.registry import get_stores
+from iftb_store.schema.scope import TABLES as SPECS
+from iftb_store.schema.table_spec import ColumnKind, RowFilter, TableSpec
 from iftb_store.testing import raw
 from iftb_store.testing.samples import LARGEST, SMALLEST, T0, bar, full_bar, full_position, full_trade, position, trade
 
-TABLES = ("ohlcv", "trades", "positions", "system_events")
+TABLES = tuple(SPECS)
 SYMBOLS = ("BTCUSDT", "BTC/USDT", "..", "%2E%2E", 'a,"b"\r\nc\'', " x ", "币安人生", "\N{ROCKET}", "NULL", "=1+1", "\\N")
 TEXTS = (
     "", " ", '"', '""', ",", "\n", "\r", "\r\n", "NULL", "NaN", "\\", "\\n", "\ufeff", "\u2028", "\x85", "\x1b[31m", "é" * 500,
@@ -54,8 +57,12 @@ async def everything_but_bar_ids(db: DatabaseManager) -> dict[str, list[dict[str
 
 async def everything(db: DatabaseManager) -> dict[str, list[dict[str, Any]]]:
     """Return the stored rows of each table; JSON is decoded."""
-    readers = [kind(db).read_arrow for kind in (OHLCVRepository, TradeRepository, PositionRepository, SystemEventRepository)]
-    return {table: [_read(row) for row in (await read()).to_pylist()] for table, read in zip(TABLES, readers, strict=True)}
+    async with db.get_session() as session:
+        stores = get_stores(session)
+        return {
+            name: [_read(table, row) for row in (await stores.read_rows(RowFilter(table))).to_pylist()]
+            for name, table in SPECS.items()
+        }
 
 
 async def empty(db: DatabaseManager) -> None:
@@ -64,6 +71,6 @@ async def empty(db: DatabaseManager) -> None:
         await raw.run(db, f"DELETE FROM {table}")
 
 
-def _read(row: dict[str, Any]) -> dict[str, Any]:
-    names = {"details", "decision_reasons", "llm_analysis"} & row.keys()
+def _read(table: TableSpec, row: dict[str, Any]) -> dict[str, Any]:
+    names = [name for name, kind in table.kinds.items() if kind in (ColumnKind.JSON, ColumnKind.TEXTS)]
     return row | {name: json.loads(row[name]) for name in names if row[name] is not None}

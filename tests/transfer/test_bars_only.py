@@ -69,7 +69,7 @@ def test_bars_are_copied_into_a_store_of_bars_and_out_of_it(
 ) -> None:
     code, out, err = run("copy", source, bars_url)
     assert (code, err) == (0, "")
-    assert "left out: trades, positions, system_events; SRC or DST keeps only bars" in out
+    assert "left out: trades, positions, system_events, fills, ledger_entries, balance_snapshots; SRC or DST does not" in out
     assert bars(bars_url) == bars(source)
     destination = second(engine)
     code, out, err = run("copy", bars_url, destination, "--json")

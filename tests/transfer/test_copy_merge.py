@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store.batches.arrow import to_rows
 from iftb_store.errors import CollisionError
+from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TableScope
-from iftb_store.testing.samples import HOUR, T0, Clock, bar, hourly, position, trade
+from iftb_store.schema.table_spec import BALANCES, FILLS, LEDGER, TableSpec
+from iftb_store.testing.samples import HOUR, T0, Clock, balance, bar, fill, hourly, ledger_entry, position, trade
 from iftb_store.transfer.copy import Copy
 from tests.conftest import Run
 from tests.support.filled import ROWS
 from tests.transfer.copies import ENGINES, LATER, change, contents, grow, moved, write
 
-OWN = {"ohlcv": 3, "trades": 2, "positions": 2, "system_events": 2}
+OWN = {"ohlcv": 3, "trades": 2, "positions": 2, "system_events": 2, "fills": 2, "ledger_entries": 2, "balance_snapshots": 2}
 
 
 async def own_rows(db: DatabaseManager, clock: Clock) -> None:
@@ -31,6 +35,15 @@ async def own_rows(db: DatabaseManager, clock: Clock) -> None:
         await trades.insert(trade(f"OWN-{number}", symbol="OWN"))
         await positions.update_position(position(symbol=f"OWN{number}"))
         await events.log_event("own", "info", f"number {number}", symbol="OWN")
+        own: list[tuple[TableSpec, Any]] = [
+            (FILLS, fill(f"OWN-{number}", symbol="OWN")),
+            (LEDGER, ledger_entry(f"OWN-{number}", symbol="OWN")),
+            (BALANCES, balance(currency=f"OWN-{number}")),
+        ]
+        async with db.get_session() as session:
+            for table, row in own:
+                kept = replace(row, id=number, created_at=clock())
+                await get_stores(session).write_rows(table, to_rows(table, [kept]))
 
 
 async def event_of_a_position(db: DatabaseManager, clock: Clock) -> None:
