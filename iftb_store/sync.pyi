@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
+from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.fills import FillSummary
 from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
@@ -245,6 +246,20 @@ class SyncTradeRepository:
         self, days: int = 30, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
     ) -> TradeStatistics:
         """Return statistics of the trades of an exchange, or of all, that were realized in the last ``days`` days."""
+
+    def get_performance(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = "binance",
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        starting_balance: Decimal | None = None,
+        fees: Fees = "apart",
+        tz: tzinfo = ...,
+    ) -> PerformanceReport:
+        """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
 
     def apply_fills(self, trade_id: str, *, quote_currency: str | None = None) -> FillSummary:
         """Set the figures of a trade from all its fills, which `FillRepository.record` stored, and return what they add up to."""
@@ -488,7 +503,15 @@ class SyncStore:
     def events(self) -> SyncSystemEventRepository: ...
     @property
     def fills(self) -> SyncFillRepository: ...
-    def __init__(self, database_url: str | URL, pool_size: int = 5, max_overflow: int = 10, echo: bool = False) -> None: ...
+    def __init__(
+        self,
+        database_url: str | URL,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        echo: bool = False,
+        *,
+        read_url: str | URL | None = None,
+    ) -> None: ...
     @property
     def url(self) -> str:
         """The URL as text for messages, with the password hidden."""
