@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, get_args
 
 from sqlalchemy import URL, text
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
-from iftb_store.abilities import ABILITIES, SupportsMigrations, SupportsPoolStatus
+from iftb_store.abilities import ABILITIES, SupportsEngine, SupportsMigrations, SupportsPoolStatus
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
@@ -30,7 +30,7 @@ from iftb_store.errors import (
 )
 from iftb_store.health import Health, SchemaStatus
 from iftb_store.measuring import check_health, measure_backend
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
+from iftb_store.protocols import Backend, Capability, Isolation, Session
 from iftb_store.registry import find_backend
 from iftb_store.standby import make_standby
 from iftb_store.url import fill_url, format_url, hide_secrets, parse_url, quote_url
@@ -131,12 +131,13 @@ class DatabaseManager:
             Unsupported: the backend has no SQLAlchemy engine.
         """
         self._require_connected()
-        engine = self._backend.engine if Capability.SQLALCHEMY in self.capabilities else None
-        if engine is None:
-            raise Unsupported(
-                f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema"
-            )
-        return engine
+        if Capability.SQLALCHEMY in self.capabilities and isinstance(self._backend, SupportsEngine):
+            engine = self._backend.engine
+            if engine is not None:
+                return engine
+        raise Unsupported(
+            f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema"
+        )
 
     @property
     def in_use(self) -> int:
@@ -461,8 +462,8 @@ class DatabaseManager:
         return self._backend.session(isolation)
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
-        if isolation is not None and isolation not in ISOLATIONS:
-            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {show(isolation)}")
+        if isolation is not None and isolation not in get_args(Isolation):
+            raise InvalidValueError(f"isolation must be one of {', '.join(get_args(Isolation))}, not {show(isolation)}")
         if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
             raise Unsupported(
                 f"the backend of {self._url.get_backend_name()} supports only the isolation read committed; leave isolation out, "

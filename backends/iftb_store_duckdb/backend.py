@@ -14,7 +14,6 @@ import duckdb
 from duckdb_engine import ConnectionWrapper
 from sqlalchemy import URL, Connection, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.columnar import Cursor, SessionPool, SpillFolder, run_in_thread
@@ -72,11 +71,6 @@ class DuckDBBackend(Migrated):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         refuse_pickling(self)
-
-    @property
-    def engine(self) -> AsyncEngine | None:
-        """Always None: sessions do not use a SQLAlchemy engine."""
-        return None
 
     @property
     def backup_query(self) -> dict[str, str]:

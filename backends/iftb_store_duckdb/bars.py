@@ -8,11 +8,10 @@ from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
-from iftb_store.batches.bars import KEY, VALUES, BarBatch
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, WriteMode
 from iftb_store.columnar import ColumnarBars, Cursor, Query, has_distinct_keys, to_table
 from iftb_store.errors import integrity_error
 from iftb_store.models import WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store_duckdb.rows import bound_keys
 from iftb_store_duckdb.session import DuckDBSession

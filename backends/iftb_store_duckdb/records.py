@@ -16,9 +16,8 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.columnar import Cursor, Query, read_rows
 from iftb_store.errors import integrity_error, readable
 from iftb_store.models import Position, TradeTotals
-from iftb_store.protocols import Record
 from iftb_store.relational import RelationalLookups
-from iftb_store.schema.table_spec import POSITIONS, ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.table_spec import POSITIONS, ColumnKind, Record, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
 from iftb_store.values.tags import decode_texts, encode_texts

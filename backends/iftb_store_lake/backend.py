@@ -18,7 +18,6 @@ from uuid import uuid4
 import deltalake
 import duckdb
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.columnar import Cursor, SessionPool, SpillFolder, connect_closed, run_in_thread
@@ -62,11 +61,6 @@ class LakeBackend:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         refuse_pickling(self)
-
-    @property
-    def engine(self) -> AsyncEngine | None:
-        """Always None: sessions do not use a SQLAlchemy engine."""
-        return None
 
     @property
     def in_use(self) -> int:

@@ -9,11 +9,10 @@ from typing import TypeVar
 import pyarrow as pa
 
 from iftb_store.abilities import Edges
-from iftb_store.batches.bars import KEY, VALUES, BarBatch
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, WriteMode
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.columnar import ColumnarBars, Cursor, Query, to_table
 from iftb_store.models import OHLCVBar, Series, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store_lake.pending import Fresh, count, delete, insert, upsert
 from iftb_store_lake.session import LakeSession

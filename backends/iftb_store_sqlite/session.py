@@ -16,10 +16,9 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.batches.bars import CHUNK, BarBatch
+from iftb_store.batches.bars import CHUNK, BarBatch, WriteMode
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.relational import (
     Row,
     SqlDialect,

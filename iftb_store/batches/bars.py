@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from operator import attrgetter, lt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy.exc import IntegrityError
 
@@ -36,7 +36,9 @@ _PLAIN_BYTES = b"0123456789.\n"
 _SHORT = 20
 _INT64_MAX = 2**63 - 1
 
-
+#: How a store treats a bar whose key is stored: "insert" refuses the bar; "upsert" overwrites the stored values; "count"
+#: overwrites them too, and counts the inserted and the changed bars.
+WriteMode = Literal["insert", "upsert", "count"]
 #: A series of bars: exchange, symbol and timeframe.
 SeriesKey = tuple[str, str, str]
 _Key = tuple[str, str, str, datetime]
