@@ -236,7 +236,7 @@ def _make_error(kind: type[_Error], message: str, cause: BaseException | None) -
 
 
 @contextmanager
-def readable(table: str) -> Iterator[None]:
+def explain_unreadable(table: str) -> Iterator[None]:
     """Raise StoreError in place of any exception that the block raises while it converts stored values.
 
     Raw SQL or a damaged file can leave values that cannot be converted.

@@ -95,7 +95,7 @@ class DatabaseManager:
         self._backend: Backend = find_backend(database_url.drivername)(database_url, **options)
         self._url = hide_secrets(database_url)
         self._standby = None if read_url is None else make_standby(self._backend, read_url, options)
-        self._connected = False
+        self._is_connected = False
         self._process = os.getpid()
         self._connecting = FairSemaphore()
 
@@ -176,13 +176,13 @@ class DatabaseManager:
             (await db.status()).engine  # -> 'sqlite'
             await db.disconnect()
         """
-        if self._connected:
+        if self._is_connected:
             check_process(self._process, self)
         async with self._connecting:
-            if not self._connected:
+            if not self._is_connected:
                 self._process = os.getpid()
                 await self._backend.connect()
-                self._connected = True
+                self._is_connected = True
                 if self._standby is not None:
                     await self._standby.connect()
 
@@ -201,18 +201,18 @@ class DatabaseManager:
             db.in_use  # -> 0
         """
         wait = checks.seconds(grace, "grace")
-        if self._connected:
+        if self._is_connected:
             check_process(self._process, self)
         async with self._connecting:
-            if self._connected:
-                self._connected = False
+            if self._is_connected:
+                self._is_connected = False
                 try:
                     if self._standby is not None:
                         await self._standby.disconnect(wait)
                     await self._backend.disconnect(wait)
                 except NotConnectedError:
                     # the manager belongs to another event loop and stays connected there
-                    self._connected = True
+                    self._is_connected = True
                     raise
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
@@ -471,7 +471,7 @@ class DatabaseManager:
             )
 
     def _require_connected(self) -> None:
-        if not self._connected:
+        if not self._is_connected:
             raise NotConnectedError(
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )

@@ -107,6 +107,7 @@ class DuckDBBackend(Migrated):
             self._spills.check()
             self._connection = await self._database.open(executor, deadline)
         except BaseException:
+            # whatever fails, a cancellation too: no thread may remain
             executor.shutdown(wait=False)
             raise
         self._executor = executor

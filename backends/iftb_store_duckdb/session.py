@@ -68,7 +68,7 @@ class DuckDBSession:
         wanted = compile_statement(statement, params)
         async with self._turns:
             self._check_usable()
-            await self._first()
+            await self._begin_if_isolated()
             inside = self._writing or self._reading
             done = await self._driver(lambda cursor: _read(cursor, wanted, inside=inside))
             if isinstance(done, Result):
@@ -100,7 +100,7 @@ class DuckDBSession:
             OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
         """
         self._turns.end(ENDED)
-        async with self._turns.last():
+        async with self._turns.take_last():
             await self._commit()
 
     async def _commit(self) -> None:
@@ -140,7 +140,7 @@ class DuckDBSession:
                 is_current = await self._driver(lambda cursor: context.run(check, cursor))
                 # a schema that is not committed yet proves nothing to the next session
                 self._database.schema_checked = is_current and not self._writing
-            await self._first()
+            await self._begin_if_isolated()
             if write:
                 await self._begin()
             try:
@@ -165,7 +165,7 @@ class DuckDBSession:
             self._cursor.interrupt()
             self._stop_waiting()
             await asyncio.sleep(INTERRUPT_EVERY)
-        async with self._turns.last():
+        async with self._turns.take_last():
             if self._finished:
                 return
             self._finished = True
@@ -177,9 +177,9 @@ class DuckDBSession:
                 await run_in_thread(self._executor, self._cursor.close)
 
     @property
-    def ended(self) -> str | None:
+    def end_reason(self) -> str | None:
         """The reason why no call can begin any more; None while the session is open."""
-        return self._turns.ended
+        return self._turns.end_reason
 
     @property
     def writing(self) -> bool:
@@ -191,7 +191,7 @@ class DuckDBSession:
         """The write lock of the database if this session holds it, else None."""
         return self._lock if self._writing else None
 
-    async def _first(self) -> None:
+    async def _begin_if_isolated(self) -> None:
         """Begin the transaction of an isolated or a snapshot session before its first statement, even if that only reads.
 
         An isolated session's transaction takes the write lock; a snapshot session's transaction can only read.
@@ -220,7 +220,7 @@ class DuckDBSession:
         if self._turns.undone:
             if granted:
                 self._lock.release()
-            raise operational_error(self._turns.ended or ENDED)
+            raise operational_error(self._turns.end_reason or ENDED)
         if not granted:
             late = operational_error(
                 f"another session of this process is writing and did not finish within {self._busy_timeout:g} s; "
@@ -247,6 +247,7 @@ class DuckDBSession:
         except (IntegrityError, StoreError):
             raise
         except BaseException as error:
+            # a cancellation too: the state of the transaction is then unknown
             await self._lose(operational_error(f"a statement was interrupted ({type(error).__name__})", error))
             raise
 

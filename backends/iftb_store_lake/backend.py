@@ -88,6 +88,7 @@ class LakeBackend:
         try:
             await run_in_thread(executor, self._open)
         except BaseException:
+            # whatever fails, a cancellation too: no thread and no connection may remain
             self._lake = self._database = None
             self._close_cluster()
             executor.shutdown(wait=False)

@@ -49,7 +49,7 @@ from iftb_store_lake.connection import Lake
 from iftb_store_lake.errors import map_error
 from iftb_store_lake.layout import COLUMNS
 from iftb_store_lake.pending import Fresh, clear_pending, complete, create_pending
-from iftb_store_lake.snapshot import Snapshot, bounds_of
+from iftb_store_lake.snapshot import Snapshot, find_bounds
 from iftb_store_lake.view import View
 
 T = TypeVar("T")
@@ -118,23 +118,23 @@ class LakeSession:
 
     async def read(self, selection: RowFilter, work: Callable[[Cursor], T], columns: Sequence[str] = COLUMNS) -> T:
         """Run ``work`` in a thread and return its result; the table ``ohlcv`` has the selected rows and the given columns."""
-        return await self._run(bounds_of(selection), work, columns)
+        return await self._run(find_bounds(selection), work, columns)
 
     async def read_newest(self, series: RowFilter) -> list[OHLCVBar]:
         """Return the last ``series.limit`` bars of a series, newest first; read only the files that can contain them."""
 
         def job(cursor: Cursor) -> list[OHLCVBar]:
             snapshot = self._find_snapshot()
-            newest = None if self._written else snapshot.find_newest(bounds_of(series))
+            newest = None if self._written else snapshot.find_newest(find_bounds(series))
             recent = series if newest is None else select_recent(series, newest)
             for selection in (recent, series):
-                self._show(snapshot, bounds_of(selection))
+                self._show(snapshot, find_bounds(selection))
                 bars = read_newest(cursor, selection)
                 if selection is series or len(bars) == series.limit:
                     return bars
             return []
 
-        return await self._look(job)
+        return await self._read(job)
 
     async def on_cluster(self) -> ClusterReads | None:
         """Return an object that reads, on the cluster, the version that this session reads now.
@@ -145,7 +145,7 @@ class LakeSession:
         cluster = self.iftb_store_backend.cluster
         if cluster is None:
             return None
-        snapshot = await self._look(lambda cursor: None if self._written else self._find_snapshot())
+        snapshot = await self._read(lambda cursor: None if self._written else self._find_snapshot())
         return None if snapshot is None else ClusterReads(cluster, self._executor, snapshot.version)
 
     async def write(
@@ -204,7 +204,7 @@ class LakeSession:
             IntegrityError, OperationalError: as for `commit`.
         """
         self._turns.end(ENDED)
-        async with self._turns.last():
+        async with self._turns.take_last():
             await self._commit()
 
     async def rollback(self) -> None:
@@ -226,7 +226,7 @@ class LakeSession:
             self._stop.set()
             self._stop_waiting()
             await asyncio.sleep(INTERRUPT_EVERY)
-        async with self._turns.last():
+        async with self._turns.take_last():
             if self._finished:
                 return
             self._finished = True
@@ -236,18 +236,18 @@ class LakeSession:
             await run_in_thread(self._executor, self._close)
 
     @property
-    def ended(self) -> str | None:
+    def end_reason(self) -> str | None:
         """The reason why no call can begin any more; None while the session is open."""
-        return self._turns.ended
+        return self._turns.end_reason
 
     async def _run(self, bounds: Bounds, work: Callable[[Cursor], T], columns: Sequence[str] = COLUMNS) -> T:
         def job(cursor: Cursor) -> T:
             self._show(self._find_snapshot(), bounds, columns)
             return work(cursor)
 
-        return await self._look(job)
+        return await self._read(job)
 
-    async def _look(self, job: Callable[[Cursor], T]) -> T:
+    async def _read(self, job: Callable[[Cursor], T]) -> T:
         async with self._turns:
             self._check_usable()
             self._careful = self._careful or self._written
@@ -266,6 +266,7 @@ class LakeSession:
                 result = work(cursor)
                 cursor.commit()
             except BaseException:
+                # whatever fails, the transaction is rolled back; a panic of delta-rs is no Exception
                 if not self._isolated:
                     self._base = base
                 self._view.forget()
@@ -292,6 +293,7 @@ class LakeSession:
         try:
             await self._await_turn(lock)
         except BaseException as error:
+            # a cancellation too: the session ends
             self._lose(error)
             raise
         try:
@@ -337,6 +339,7 @@ class LakeSession:
         try:
             self._call(work)
         except BaseException as error:
+            # a panic of delta-rs is no Exception
             self._lose(error)
             raise
         self._drop()

@@ -101,6 +101,7 @@ async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout:
     try:
         await connection.execute(_TEMPORARY_LAST, timeout=timeout)
     except BaseException:
+        # a cancellation too: the state of the connection is then unknown
         connection.terminate()
         raise
 

@@ -182,7 +182,7 @@ class SQLiteDriver:
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
         async with self._savepoint() as connection:
-            stored = await connection.run(whole.any_stored, table, rows)
+            stored = await connection.run(whole.is_any_stored, table, rows)
             if stored and table.has_own_ids:
                 await self._delete(connection, table, rows, (*table.key, *table.identity))
             write = partial(whole.write, overwrite=stored and not table.has_own_ids)
@@ -216,6 +216,7 @@ class SQLiteDriver:
                 yield connection
                 await connection.run(release, writes=True)
             except BaseException:
+                # a cancellation too: the savepoint must not remain
                 await run_to_end(connection.run(undo))
                 raise
 

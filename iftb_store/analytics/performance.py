@@ -93,13 +93,13 @@ class _Performance:
     def __init__(self, trades: TradeColumns, scope: PerformanceScope) -> None:
         self.trades, self.scope = trades, scope
         ends = zip(trades.exit_time, trades.updated_at, strict=True)
-        self.closed = [updated if left is None else left for left, updated in ends]
+        self.closed_at = [updated if left is None else left for left, updated in ends]
         first, last = (None if moment is None else to_epoch_us(moment) for moment in (scope.start, scope.end))
         self.unrealized = [place for place, pnl in enumerate(trades.realized_pnl) if pnl is None]
         within = [
-            (closed, number, place)
-            for place, (closed, number, pnl) in enumerate(zip(self.closed, trades.id, trades.realized_pnl, strict=True))
-            if pnl is not None and (first is None or closed >= first) and (last is None or closed <= last)
+            (closed_at, number, place)
+            for place, (closed_at, number, pnl) in enumerate(zip(self.closed_at, trades.id, trades.realized_pnl, strict=True))
+            if pnl is not None and (first is None or closed_at >= first) and (last is None or closed_at <= last)
         ]
         within.sort()
         self.places = [place for *_, place in within]
@@ -118,7 +118,7 @@ class _Performance:
         net = pnls if included else [pnl - fee for pnl, fee in zip(pnls, fees, strict=True)]
         held = [None if (left := trades.exit_time[place]) is None else left - trades.entry_time[place] for place in self.places]
         sign = [(value > _ZERO) - (value < _ZERO) for value in net]
-        return Ledger([self.closed[place] for place in self.places], net, sign, fees, held)
+        return Ledger([self.closed_at[place] for place in self.places], net, sign, fees, held)
 
     def report(self) -> PerformanceReport:
         """Return the report."""
@@ -149,7 +149,7 @@ class _Performance:
         trades, totals, first, last = self.trades, self.totals, self.first, self.last
         sides = [trades.side[place] for place in self.places]
         is_open = [place for place in self.unrealized if trades.action[place] == "open"]
-        others = [self.closed[place] for place in self.unrealized if trades.action[place] != "open"]
+        others = [self.closed_at[place] for place in self.unrealized if trades.action[place] != "open"]
         return {
             "total_trades": totals.trades,
             "winning_trades": totals.wins,
@@ -159,7 +159,7 @@ class _Performance:
             "short_trades": sides.count("short"),
             "open_trades": sum(last is None or trades.entry_time[place] <= last for place in is_open),
             "unaccounted_trades": sum(
-                (first is None or closed >= first) and (last is None or closed <= last) for closed in others
+                (first is None or closed_at >= first) and (last is None or closed_at <= last) for closed_at in others
             ),
         }
 
@@ -224,8 +224,8 @@ class _Performance:
         if first is None or last is None or not self.places:
             return {"exposure": None, "max_concurrent_trades": None}
         ends = (
-            closed if pnl is not None or left is not None else last
-            for closed, left, pnl in zip(self.closed, trades.exit_time, trades.realized_pnl, strict=True)
+            closed_at if pnl is not None or left is not None else last
+            for closed_at, left, pnl in zip(self.closed_at, trades.exit_time, trades.realized_pnl, strict=True)
         )
         spans = ((max(begin, first), min(end, last)) for begin, end in zip(trades.entry_time, ends, strict=True))
         covered, most = measure_exposure((span for span in spans if span[0] < span[1]), first)
@@ -261,7 +261,7 @@ class _Performance:
             self.day_hours: list[tuple[int, int]] = []
             return []
         (first, _), (last, _) = find_day_hours((self.first, self.last), self.scope.zone)
-        self.day_hours = find_day_hours(self.ledger.closed, self.scope.zone)
+        self.day_hours = find_day_hours(self.ledger.closed_at, self.scope.zone)
         return list_days(first, last, group(self.ledger, (day for day, _ in self.day_hours)))
 
     def _find_days(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:

@@ -19,14 +19,14 @@ class Ledger(NamedTuple):
     """The trades that count, in the order of closing, as columns.
 
     Attributes:
-        closed: the times of closing, in microseconds since 1970.
+        closed_at: the times of closing, in microseconds since 1970.
         net: the net results.
         sign: 1 for a win, -1 for a loss, 0 for a breakeven.
         fees: the fees.
         held: exit_time - entry_time in microseconds; None without an exit_time.
     """
 
-    closed: list[int]
+    closed_at: list[int]
     net: list[Decimal]
     sign: list[int]
     fees: list[Decimal]

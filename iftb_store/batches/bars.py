@@ -185,8 +185,9 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
     try:
         checked = check_bar(bar)
     except InvalidValueError as error:
-        label = " ".join(show(getattr(bar, name, None)) for name in KEY)
-        raise InvalidValueError(f"bar {index + 1} of {total} ({label}): {error}") from error
+        key = " ".join(show(getattr(bar, name, None)) for name in KEY)
+        label = f" ({key})" if isinstance(bar, OHLCVBar) else ""
+        raise InvalidValueError(f"bar {index + 1} of {total}{label}: {error}") from error
     decimals = (None if value is None else format_plain(value) for value in _COLUMNS(checked)[4:-1])
     return *_KEY(checked), *decimals, checked.trades_count
 

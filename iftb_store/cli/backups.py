@@ -20,7 +20,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.transfer import functions
 from iftb_store.transfer.backup import backup as write_backup
 from iftb_store.transfer.reports import BackupReport
-from iftb_store.url import bound_memory
+from iftb_store.url import limit_memory
 from iftb_store.values.display import to_one_line
 from iftb_store.values.readable import format_count
 
@@ -79,7 +79,7 @@ def restore(
 
     # a file that is no backup is refused before the database is created
     backup_url(path)
-    target = bound_memory(resolve_url(url))
+    target = limit_memory(resolve_url(url))
     stopped = "stopped; the rows written so far stay; run the same command again to resume"
     with explain_stop(lambda: stopped), Progress(quiet=quiet) as progress:
         done = run(target, lambda db: functions.restore(path, db, overwrite=overwrite, progress=progress), create=True)

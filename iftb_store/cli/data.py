@@ -203,7 +203,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
-    chosen = checks.optional_choice(severity, "severity", SEVERITIES)
+    chosen = checks.optional_choice(severity, "--severity", SEVERITIES)
     found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit, account=account))
     if as_json:
         print_json(found)

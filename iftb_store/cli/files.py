@@ -171,7 +171,7 @@ def import_(
     names = _parse_columns(map or [])
     header = check_header(columns.split(",")) if columns is not None else ()
     checks.optional_choice(decimals, "--decimals", ("from-float",))
-    read: Any = {"zone": find_zone(tz), "fold": fold, "from_float": decimals is not None}
+    read: Any = {"zone": find_zone(tz, "--tz"), "fold": fold, "from_float": decimals is not None}
     hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header)
     progress = Progress(quiet=quiet, unit="bytes")
 
@@ -243,10 +243,10 @@ def _describe_stop(importing: FileImport, count: str) -> str:
 def _parse_columns(maps: list[str]) -> dict[str, str]:
     columns = {}
     for word in (word for given in maps for word in given.split(",")):
-        ours, sign, theirs = word.partition("=")
-        if not ours or not sign or not theirs:
+        name, sign, header = word.partition("=")
+        if not name or not sign or not header:
             raise InvalidValueError(
                 f"--map {show(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
             )
-        columns[ours] = theirs
+        columns[name] = header
     return columns

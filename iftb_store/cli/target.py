@@ -103,7 +103,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
     done: list[T] = []
 
     async def connect_and_work() -> None:
-        with _cancelled_by_sigterm():
+        with _cancel_on_sigterm():
             async with manager as db:
                 done.append(await work(db))
 
@@ -116,7 +116,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
 
 
 @contextmanager
-def _cancelled_by_sigterm() -> Iterator[None]:
+def _cancel_on_sigterm() -> Iterator[None]:
     loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
 
     def cancel() -> None:

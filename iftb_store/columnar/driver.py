@@ -112,7 +112,7 @@ class Cursor:
         return self._raw.extract_statements(sql)
 
     @contextmanager
-    def registered(self, table: pa.Table) -> Iterator[str]:
+    def register(self, table: pa.Table) -> Iterator[str]:
         """Make an Arrow table readable by SQL for the duration of the block; yield the name to use in SQL."""
         name = f"iftb_store_batch_{next(_names)}"
         self._raw.register(name, table)
@@ -123,7 +123,7 @@ class Cursor:
                 self._raw.unregister(name)
 
     @contextmanager
-    def apart(self) -> Iterator[Cursor]:
+    def open_second(self) -> Iterator[Cursor]:
         """Open another connection to the database; an error on it does not end this connection's transaction."""
         other = Cursor(self._raw.cursor(), self._logger)
         try:
@@ -132,7 +132,7 @@ class Cursor:
             other.close()
 
     @contextmanager
-    def interrupting(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    def also_interrupt(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
         """During the block, let `interrupt` also stop the statement of ``other``, a second connection that this thread uses."""
         self._others = (*self._others, other)
         try:

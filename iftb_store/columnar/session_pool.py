@@ -24,7 +24,7 @@ class PooledSession(Protocol):
     iftb_store_backend: Any
 
     @property
-    def ended(self) -> str | None:
+    def end_reason(self) -> str | None:
         """The reason why no call can begin any more; None while the session is open."""
         ...
 
@@ -85,14 +85,14 @@ class SessionPool(Generic[S]):
         try:
             session = create()
             session.iftb_store_backend = backend
-            with self._sessions.holding(session):
+            with self._sessions.hold(session):
                 try:
                     yield session
                     await session.finish()
                 except BaseException as error:
                     # whatever happens meanwhile: sessions share locks
                     await run_to_end(session.close(interrupt=isinstance(error, asyncio.CancelledError)))
-                    if isinstance(error, OperationalError) and session.ended == DISCONNECTED:
+                    if isinstance(error, OperationalError) and session.end_reason == DISCONNECTED:
                         # the error of the interrupted call does not give the reason
                         raise operational_error(DISCONNECTED, error) from error
                     raise

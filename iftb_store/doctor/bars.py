@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.checks import HERE, Check, Finding, SeriesRows, make_finding, not_first
+from iftb_store.doctor.checks import HERE, Check, Finding, SeriesRows, make_finding, select_repeated
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
 from iftb_store.schema.table_spec import SERIES
@@ -112,7 +112,7 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     told, more = _by_series(conn, engine, aggregates, pairs, urgent=1)
     for series, (duplicates, holes, missing) in told:
         if duplicates:
-            repeated = not_first(engine, BARS, "timestamp", HERE)
+            repeated = select_repeated(engine, BARS, "timestamp", HERE)
             check = Check("duplicate bars", "error", BARS, "", repeated, DUPLICATES, _DELETE)
             yield make_finding(conn, engine, check, duplicates, only=sound, series=series)
         if holes:

@@ -113,10 +113,10 @@ def make_finding(
         series: the series to which the check is limited; None for all.
     """
     name, values = check.table.name, series.values if series else {}
-    where, literal = conjunction(check.condition, only), check.condition
+    where, literal = join_conditions(check.condition, only), check.condition
     if series is not None:
-        where = conjunction(series.condition, where.replace(HERE, series.condition))
-        literal = conjunction(series.literal, literal.replace(HERE, series.literal))
+        where = join_conditions(series.condition, where.replace(HERE, series.condition))
+        literal = join_conditions(series.literal, literal.replace(HERE, series.literal))
     statements: tuple[str, ...] = ()
     if check.fix is not None:
         # the printed statement must not contain the condition in ``only``, which is too long to understand
@@ -127,7 +127,7 @@ def make_finding(
         check.kind,
         check.severity,
         name,
-        conjunction(series.shown if series else "", check.where, by=" "),
+        join_conditions(series.shown if series else "", check.where, by=" "),
         first_rows(conn, engine, check.table, where, values, is_series=series is not None),
         count,
         f"{check.remedy}; first fix the values that cannot be read, and run the doctor again" if waits else check.remedy,
@@ -163,12 +163,12 @@ def first_rows(
     return tuple(" ".join([*map(text_of, series), time_of(moment)]) for *series, moment in conn.execute(text(sql), values))
 
 
-def conjunction(*conditions: str, by: str = " AND ") -> str:
+def join_conditions(*conditions: str, by: str = " AND ") -> str:
     """Join conditions that must all hold; empty conditions are skipped."""
     return by.join(filter(None, conditions))
 
 
-def not_first(engine: Engine, table: Table, key: str, which: str) -> str:
+def select_repeated(engine: Engine, table: Table, key: str, which: str) -> str:
     """Return the SQL condition for duplicates: of the rows with the same key, all except the row with the smallest id.
 
     Only rows that meet the SQL condition ``which`` are compared and selected.

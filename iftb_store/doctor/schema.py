@@ -73,9 +73,9 @@ def _revision(severity: FindingSeverity, remedy: str) -> Finding:
 
 
 def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iterator[Difference]:
-    from iftb_store_migrations import differences_seen
+    from iftb_store_migrations import list_differences
 
-    differences, complete = differences_seen(conn)
+    differences, complete = list_differences(conn)
     if not complete:
         remedy = "this role may not create temporary tables, so only names were compared; run the doctor as the owner"
         found.append(Finding("definitions not examined", "note", "", "schema", (), 1, remedy))

@@ -206,6 +206,7 @@ def _open(
         try:
             yield sink
         except BaseException as error:
+            # whatever fails, the incomplete file must not appear
             sink.abandon()
             if isinstance(error, OSError) and error.filename is None and isinstance(target, Path):
                 # e.g. a full disk: the error does not name the file, but the message must

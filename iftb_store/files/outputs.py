@@ -69,6 +69,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             if not WINDOWS:
                 publish(partial, path)
         except BaseException:
+            # whatever fails, no incomplete file may remain
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
@@ -105,6 +106,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             publish(partial, path)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
+            # whatever fails, no incomplete folder may remain
             shutil.rmtree(partial, ignore_errors=True)
             # restores the old folder too if an earlier run was killed between the two renames
             if old.exists() and not path.exists():

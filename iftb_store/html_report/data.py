@@ -31,7 +31,7 @@ class ClosedTrade:
     """A trade that counts, when it was closed, and its net result."""
 
     trade: Trade
-    closed: datetime
+    closed_at: datetime
     net: Decimal
 
 
@@ -103,11 +103,11 @@ def _list_closed(trades: list[Trade], report: PerformanceReport, scope: Performa
     """Return the trades that count, in the order of closing."""
     found: list[ClosedTrade] = []
     for trade in trades:
-        closed = trade.exit_time or trade.updated_at
-        if trade.realized_pnl is not None and closed is not None and _is_within(closed, scope):
+        closed_at = trade.exit_time or trade.updated_at
+        if trade.realized_pnl is not None and closed_at is not None and _is_within(closed_at, scope):
             net = trade.realized_pnl if report.fees == "included" else trade.realized_pnl - trade.fee
-            found.append(ClosedTrade(trade, closed, net))
-    return sorted(found, key=lambda one: (one.closed, one.trade.id or 0))
+            found.append(ClosedTrade(trade, closed_at, net))
+    return sorted(found, key=lambda one: (one.closed_at, one.trade.id or 0))
 
 
 def _is_within(moment: datetime | None, scope: PerformanceScope) -> bool:

@@ -100,7 +100,7 @@ class StoreSession(AsyncSession):
 
     async def close(self) -> None:
         """Roll back the transaction and return the connection to the pool; do nothing if the session has ended."""
-        if turns_of(self).ended is None:
+        if turns_of(self).end_reason is None:
             async with turns_of(self):
                 await super().close()
 
@@ -155,6 +155,7 @@ def explain_closed(session: AsyncSession) -> Iterator[None]:
     except PendingRollbackError as error:
         raise lost_transaction(info.get(FIRST_ERROR) or error) from error
     except Exception as error:
+        # a disconnect makes a running call fail in any way
         if _CLOSED not in info or isinstance(error, StoreError) or isinstance(getattr(error, "orig", None), EngineFailure):
             raise
         raise operational_error(info[_CLOSED], error) from error
@@ -366,7 +367,7 @@ async def open_session(
     session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATION: isolation, _TURNS: turns})
     session.iftb_store_backend = backend
     session.sync_session.info[_SESSION] = weakref.ref(session)
-    with backend.sessions.holding(session):
+    with backend.sessions.hold(session):
         try:
             try:
                 yield session
@@ -375,13 +376,14 @@ async def open_session(
                     # the interrupted call raised only because close_now() had closed the session; report that instead
                     raise operational_error(session.sync_session.info[_CLOSED], error) from error
                 turns.end(ENDED, undone=True)
-                async with turns.last():
+                async with turns.take_last():
                     await AsyncSession.run_sync(session, _blame_first, error)
                 raise
             turns.end(ENDED)
-            async with turns.last():
+            async with turns.take_last():
                 await _commit(session)
         except BaseException as error:
+            # a cancellation too: the transaction must not remain
             turns.end(ENDED, undone=True)
             await run_to_end(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
@@ -413,10 +415,11 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
         if interrupter is not None and connection is not None and not (connection.invalidated or connection.closed):
             interrupter.interrupt(connection.connection.driver_connection)
         bounded = asyncio.timeout(None if interrupter is None else _ROLLBACK_TIME)
-        async with bounded, info[_TURNS].last():
+        async with bounded, info[_TURNS].take_last():
             bounded.reschedule(asyncio.get_running_loop().time() + _ROLLBACK_TIME)
             await AsyncSession.close(session)
     except Exception:
+        # the rollback failed in any way: the connection is discarded
         with suppress(Exception):
             # the session may have let go of the connection without returning it to the pool
             if connection is not None and not connection.closed:

@@ -87,6 +87,7 @@ def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: i
                 ),
             )
         except Exception as error:
+            # a failed test, whatever its error, names the seed
             error.add_note(f"found with seed={seed}, examples={examples}, steps={steps}")
             raise
         finally:

@@ -240,13 +240,13 @@ async def digest_partition(
 
 def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
     """Return the chunks that differ between two stores, as ranges of consecutive chunks."""
-    ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
+    source_parts, destination_parts = ({part.number: part for part in parts} for parts in (source, destination))
     found: list[DirtyRange] = []
     before: int | None = None
-    for number in sorted(ours.keys() | theirs.keys()):
-        if ours.get(number) != theirs.get(number):
-            rows = ours[number].rows if number in ours else 0
-            run = DirtyRange(number, number, number not in theirs, rows)
+    for number in sorted(source_parts.keys() | destination_parts.keys()):
+        if source_parts.get(number) != destination_parts.get(number):
+            rows = source_parts[number].rows if number in source_parts else 0
+            run = DirtyRange(number, number, number not in destination_parts, rows)
             if found and (found[-1].last, found[-1].fresh) == (before, run.fresh):
                 found[-1] = found[-1]._replace(last=number, rows=found[-1].rows + rows)
             else:

@@ -43,7 +43,7 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     return start_step
 
 
-def count_rows(tell: StepCallback, total: int | None) -> Callable[[int], None]:
+def make_row_counter(tell: StepCallback, total: int | None) -> Callable[[int], None]:
     """Return a function that is called with the number of rows of each batch, and reports their sum as progress."""
     done = 0
 

@@ -4,7 +4,7 @@ Every function takes a SQLAlchemy Connection in a transaction, which the caller 
 tables of iftb-store and its version table.
 """
 
-from iftb_store_migrations.catalog import Difference, creation, differences, differences_seen, present_tables
+from iftb_store_migrations.catalog import Difference, creation, differences, list_differences, present_tables
 from iftb_store_migrations.history import create, current, downgrade, head, revisions, upgrade
 from iftb_store_migrations.status import state_of, status
 
@@ -14,9 +14,9 @@ __all__ = [
     "creation",
     "current",
     "differences",
-    "differences_seen",
     "downgrade",
     "head",
+    "list_differences",
     "present_tables",
     "revisions",
     "state_of",

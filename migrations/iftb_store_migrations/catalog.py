@@ -247,7 +247,7 @@ def differences(
     return list(_compare(read_parts(conn), expected_parts(conn, revision, build)))
 
 
-def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
+def list_differences(conn: Connection) -> tuple[list[Difference], bool]:
     """Return the differences that this role can see, and whether they are complete.
 
     On PostgreSQL, without the right to create temporary tables, only missing tables and missing parts are found.

@@ -38,7 +38,7 @@ from iftb_store_migrations.catalog import (
     refuse_foreign,
     refuse_owners,
 )
-from iftb_store_migrations.lock import exclusive, find_cause
+from iftb_store_migrations.lock import find_cause, hold_migration_lock
 
 _SHOWN = 5
 # the SQLSTATE of PostgreSQL's refusal to drop what other objects depend on
@@ -101,7 +101,7 @@ def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | No
             PostgreSQL, somebody else's view depends on an object that the migration drops.
         OperationalError: another migration of this database did not end in time.
     """
-    with exclusive(conn, schema), _as_schema_error():
+    with hold_migration_lock(conn, schema), _as_schema_error():
         adopt_or_refuse(conn, schema)
         operations = Operations(_context(conn)) if schema is None else None
         scripts = list(_scripts().iterate_revisions(revision, current(conn)))[::-1]
@@ -132,7 +132,7 @@ def downgrade(conn: Connection, revision: str = "base") -> None:
         SchemaError: for the same reasons as in `upgrade`.
         OperationalError: another migration of this database did not end in time.
     """
-    with exclusive(conn), _as_schema_error():
+    with hold_migration_lock(conn), _as_schema_error():
         adopt_or_refuse(conn)
         operations = Operations(_context(conn))
         for script in list(_scripts().iterate_revisions(current(conn), revision)):
@@ -150,7 +150,7 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
     if schema is not None:
         upgrade(conn, schema=schema)
         return
-    with exclusive(conn), _as_schema_error():
+    with hold_migration_lock(conn), _as_schema_error():
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)

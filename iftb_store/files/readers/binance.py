@@ -23,7 +23,7 @@ from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.files.options import ROUNDING
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.types import from_epoch_us
-from iftb_store.values.checks import integer, name_text, rounded_decimal
+from iftb_store.values.checks import integer, name_text, round_to_places
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import MONTH, Timeframe, check_timeframe
 
@@ -73,6 +73,7 @@ def open_file(path: Path) -> io.FileIO:
         # check again, because the file may have been replaced between the check and the open
         _check_is_file(path, os.fstat(file.fileno()).st_mode)
     except BaseException:
+        # whatever fails, the file must not stay open
         file.close()
         raise
     return file
@@ -421,7 +422,7 @@ class KlineDump:
         prices = [values[name] for name in (*_PRICES, "quote volume")]
         try:
             if self._from_float:
-                exact, prices = prices, [rounded_decimal(value, "value") for value in prices]
+                exact, prices = prices, [round_to_places(value, "value") for value in prices]
                 self.rounded += sum(old != new for old, new in zip(exact, prices, strict=True))
             return check_bar(self._make_bar(fields[0], prices, count), ROUNDING)
         except InvalidValueError as error:

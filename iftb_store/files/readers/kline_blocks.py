@@ -63,6 +63,7 @@ def split_blocks(stream: IO[bytes]) -> Iterator[bytes]:
             try:
                 piece = stream.read1(_READ)  # type: ignore[attr-defined]
             except Exception as error:
+                # raised again after the lines before the damage
                 failure, ended = error, True
                 break
             ended = not piece
