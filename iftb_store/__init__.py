@@ -42,7 +42,6 @@ from iftb_store.models import (
     Trade,
     TradeChanges,
     TradeFilters,
-    TradeStatistics,
     UpsertReport,
 )
 from iftb_store.protocols import Capability, Isolation, Session
@@ -79,6 +78,7 @@ if TYPE_CHECKING:
         GroupFigures,
         PerformanceReport,
         PeriodFigures,
+        TradeStatistics,
     )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
@@ -211,6 +211,7 @@ _LAZY = {
         "GroupFigures",
         "PerformanceReport",
         "PeriodFigures",
+        "TradeStatistics",
     ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),

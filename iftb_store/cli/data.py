@@ -12,13 +12,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from iftb_store.analytics.coverage import count_missing
+from iftb_store.analytics.figures import TradeStatistics
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
 from iftb_store.cli.output import format_clock_time, print_json, print_table, say
 from iftb_store.cli.symbols import describe_near
 from iftb_store.cli.target import URL_HELP, run, url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, TradeFilters, TradeStatistics
+from iftb_store.models import OHLCVBar, TradeFilters
 from iftb_store.registry import get_stores
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.exchanges import find_exchanges

@@ -12,12 +12,12 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from iftb_store._io.tasks import import_modules
-from iftb_store.abilities import Edges, SupportsLookups, SupportsManySeries, SupportsSeries
+from iftb_store.abilities import Edges, SupportsManySeries, SupportsSeries
 from iftb_store.batches.resampling import Bucket, Buckets, make_bars
 from iftb_store.errors import InvalidValueError, explain_unreadable
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import Stores
-from iftb_store.registry import require_arrow
+from iftb_store.registry import find_lookups, require_arrow
 from iftb_store.repositories.base import Repository
 from iftb_store.repositories.streams import Stream
 from iftb_store.schema.scope import make_filter
@@ -182,7 +182,7 @@ def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
 
 async def _find_series(stores: Stores, selection: RowFilter) -> list[tuple[str, str, str]]:
     """Return the selected series as (exchange, symbol, timeframe), in this order."""
-    for finder in (stores.bars, stores.lookups if isinstance(stores, SupportsLookups) else None):
+    for finder in (stores.bars, find_lookups(stores)):
         if isinstance(finder, SupportsSeries):
             found = await finder.find_series(selection)
             break
