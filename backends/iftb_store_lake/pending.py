@@ -44,7 +44,7 @@ def clear_pending(cursor: Cursor) -> None:
 
 
 def complete(table: pa.Table, first_id: int, created_at: datetime | None) -> Fresh:
-    """Add ids to rows, from ``first_id`` on, and the column created_at, unless ``created_at`` is None: then they have it."""
+    """Return the rows with ids from ``first_id`` on, and with ``created_at`` (None: the rows have that column already)."""
     schema, count = arrow_schema(BARS), table.num_rows
     columns: dict[str, Any] = {name: table[name] for name in table.column_names}
     # made by Arrow, which lets the event loop run meanwhile

@@ -37,7 +37,9 @@ from iftb_store.values.decimals import NUMBER
 from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 
-Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: first entry).")]
+Start = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: the first entry into a trade).")
+]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive (default: last closing).")]
 Balance = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""Reads what a report shows, all from one snapshot if the engine has them."""
+"""Reads what a report shows, all from one snapshot on an engine that has snapshots."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ async def backup(
         await get_stores(session).read_rows(RowFilter(kept[-1], limit=1))
     with _open_partial(folder):
         if own_way:
-            with step("backup") as tell:
-                await db.ability(SupportsBackup).backup(os.fspath(partial), tell)
+            with step("backup") as report_progress:
+                await db.ability(SupportsBackup).backup(os.fspath(partial), report_progress)
         else:
             await _copy(db, writer, step)
         query = db.ability(SupportsBackup).backup_query if own_way else {}

@@ -151,14 +151,14 @@ class Copy:
 
     async def _compare(self, session: Any, source_reader: RowReader, scope: TableScope) -> list[Plan]:
         """Compare the stores, and return what to write for each partition (a series of bars, or the rows of another table)."""
-        here = await reading.find_partitions(session, scope)
+        source_partitions = await reading.find_partitions(session, scope)
         async with open_complete_session(self._destination, scope.tables) as other:
-            there = await reading.find_partitions(other, scope)
+            destination_partitions = await reading.find_partitions(other, scope)
         await self._digests.check()
         snapshot = get_stores(session) if Capability.ISOLATION in self._source.capabilities else None
         planner = Planner(snapshot, source_reader, self._destination_reader, self._digests, delete=self._delete, full=self._full)
-        with self._step("compare") as tell:
-            return await planner.make_plans(here, there, tell)
+        with self._step("compare") as report_progress:
+            return await planner.make_plans(source_partitions, destination_partitions, report_progress)
 
     async def _check(self, source_reader: MappedEvents, table: TableSpec, plans: list[Plan]) -> Matcher:
         """Count the rows to insert, update and delete; raise an error if a row must not be written."""
@@ -166,10 +166,10 @@ class Copy:
         matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete, translated=translated)
         if not any(plan.runs for plan in plans):
             return matcher
-        with self._step(f"check {table.name}") as tell:
+        with self._step(f"check {table.name}") as report_progress:
             # a bar that only the source has cannot conflict with another one
             runs = [[run for run in plan.runs if table.has_own_ids or not run.fresh] for plan in plans]
-            count = make_row_counter(tell, sum(run.rows for part in runs for run in part))
+            count = make_row_counter(report_progress, sum(run.rows for part in runs for run in part))
             for index, (plan, part) in enumerate(zip(plans, runs, strict=True)):
                 if not table.has_own_ids:
                     plan.copied.inserted += sum(run.rows for run in plan.runs if run.fresh)
@@ -273,8 +273,8 @@ class Copy:
         last: dict[TableSpec, pa.Table],
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
-        with self._step("copy") as tell:
-            count = make_row_counter(tell, total)
+        with self._step("copy") as report_progress:
+            count = make_row_counter(report_progress, total)
 
             def wrote(rows: int) -> None:
                 self.moved += rows
@@ -373,8 +373,8 @@ class Copy:
 
     async def _verify(self, source_reader: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
-        with self._step("verify") as tell:
-            count = make_row_counter(tell, None)
+        with self._step("verify") as report_progress:
+            count = make_row_counter(report_progress, None)
             for table in self._scope.tables:
                 by_pairs = matchers[table].assigns or (table is EVENTS and source_reader.position_ids is not None)
                 for plan in _choose(plans, table):

@@ -211,7 +211,7 @@ async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 
 
 async def digest_partition(
-    store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
+    store: RowReader, partition: Partition, run: DirtyRange | None = None, report_progress: Callable[[int], None] | None = None
 ) -> list[Chunk]:
     """Compute the digest of each chunk (a day of bars, or 10,000 ids) of a partition, or only of the chunks in ``run``.
 
@@ -219,22 +219,22 @@ async def digest_partition(
         store: the store whose rows are read.
         partition: the partition.
         run: the range of chunks; None for all.
-        tell: called with the number of rows of each batch that was read.
+        report_progress: called with the number of rows of each batch that was read.
     """
     if partition.table is BARS and isinstance(store, SupportsDigests):
         selection = partition.selection if run is None else _narrow(partition.selection, run)
         days = await store.digest_days(selection)
         if days is not None:
-            if tell is not None:
-                tell(sum(bars for _, bars, _ in days))
+            if report_progress is not None:
+                report_progress(sum(bars for _, bars, _ in days))
             return [Chunk(*day) for day in days]
     digester = Digester(partition.table, partition.selection.equal)
     partition = Partition(replace(partition.selection, only=partition.table.compared))
     async with aclosing(prefetch(read_batches(store, partition, run))) as coming:
         async for rows in coming:
             await asyncio.to_thread(digester.take, rows)
-            if tell is not None:
-                tell(rows.num_rows)
+            if report_progress is not None:
+                report_progress(rows.num_rows)
     return digester.parts()
 
 

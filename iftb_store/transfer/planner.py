@@ -108,31 +108,36 @@ class Planner:
         self._delete, self._full = delete, full
 
     async def make_plans(
-        self, here: list[tuple[Partition, int]], there: list[tuple[Partition, int]], tell: StepCallback
+        self,
+        source_partitions: list[tuple[Partition, int]],
+        destination_partitions: list[tuple[Partition, int]],
+        report_progress: StepCallback,
     ) -> list[Plan]:
         """Return what to copy for each partition of the source or the destination, in the order of copying.
 
         Args:
-            here: the partitions of the source, each with its number of rows.
-            there: the partitions of the destination, each with its number of rows.
-            tell: the progress callback, for rows.
+            source_partitions: the partitions of the source, each with its number of rows.
+            destination_partitions: the partitions of the destination, each with its number of rows.
+            report_progress: the progress callback, for rows.
         """
-        ours_count, theirs_count = ({partition.key: rows for partition, rows in found} for found in (here, there))
-        tables = dict.fromkeys(partition.table for partition, _ in here + there)
+        source_counts, destination_counts = (
+            {partition.key: rows for partition, rows in found} for found in (source_partitions, destination_partitions)
+        )
+        tables = dict.fromkeys(partition.table for partition, _ in source_partitions + destination_partitions)
         empty = [table for table in tables if not (await self._destination_reader.read_rows(RowFilter(table, limit=1))).num_rows]
         plans = list[Plan]()
-        count = make_row_counter(tell, sum(ours_count.values()) + sum(theirs_count.values()))
+        count = make_row_counter(report_progress, sum(source_counts.values()) + sum(destination_counts.values()))
         compared = list[int]()
-        for partition in plan.sort_partitions([partition for partition, _ in here + there]):
-            table, rows = partition.table, ours_count.get(partition.key, 0)
+        for partition in plan.sort_partitions([partition for partition, _ in source_partitions + destination_partitions]):
+            table, rows = partition.table, source_counts.get(partition.key, 0)
             copied = Copied(table.name, partition.series, Contents(rows, ""))
-            is_new = table in empty or (not table.has_own_ids and not theirs_count.get(partition.key))
+            is_new = table in empty or (not table.has_own_ids and not destination_counts.get(partition.key))
             plans.append(Plan(partition, copied, whole=is_new))
             if is_new:
                 copied.inserted = rows
             elif not table.has_own_ids and not rows and not self._delete:
                 # a series that only the destination has
-                copied.kept = theirs_count[partition.key]
+                copied.kept = destination_counts[partition.key]
                 copied.source = summarise([])
             else:
                 compared.append(len(plans) - 1)
@@ -141,7 +146,7 @@ class Planner:
         async def compare() -> None:
             for place in coming:
                 partition = plans[place].partition
-                plans[place] = await self._compare(partition, theirs_count.get(partition.key, 0), count)
+                plans[place] = await self._compare(partition, destination_counts.get(partition.key, 0), count)
 
         # while the rows of one partition are digested, those of another one are read
         await plan.gather_both(compare(), compare())
@@ -197,7 +202,7 @@ class Planner:
     ) -> list[Chunk]:
         """Return the chunks of the source: those in ``same``, which are not read, and those of the other days in ``marks``."""
         if not same:
-            return await plan.digest_partition(self._source_reader, partition, tell=count)
+            return await plan.digest_partition(self._source_reader, partition, report_progress=count)
         count(sum(chunk.rows for chunk in same))
         days = marks.keys() - {chunk.number for chunk in same}
         return sorted([*same, *await self._digest_days(self._source_reader, partition, count, days)])
@@ -207,7 +212,7 @@ class Planner:
     ) -> list[Chunk]:
         """Read the given days of the destination (None: all days), and return their chunks with digests."""
         if days is None:
-            return await plan.digest_partition(self._destination_reader, partition, tell=count)
+            return await plan.digest_partition(self._destination_reader, partition, report_progress=count)
         return await self._digest_days(self._destination_reader, partition, count, days)
 
     async def _digest_days(

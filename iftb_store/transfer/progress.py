@@ -43,13 +43,13 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     return start_step
 
 
-def make_row_counter(tell: StepCallback, total: int | None) -> Callable[[int], None]:
+def make_row_counter(report_progress: StepCallback, total: int | None) -> Callable[[int], None]:
     """Return a function that is called with the number of rows of each batch, and reports their sum as progress."""
     done = 0
 
     def count(rows: int) -> None:
         nonlocal done
         done += rows
-        tell(done, total)
+        report_progress(done, total)
 
     return count

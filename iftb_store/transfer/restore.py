@@ -112,10 +112,10 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
         state = await backup.status()
         if state.state == "empty":
             raise SchemaError("the backup has no tables of iftb-store")
-        with step("check the backup") as tell:
+        with step("check the backup") as report_progress:
             statements = [_READ_ALL[state.engine].format(name) for name in state.tables] if state.engine in _READ_ALL else []
             for number, statement in enumerate(statements):
-                tell(number, len(statements))
+                report_progress(number, len(statements))
                 async with backup.get_session() as session:
                     found = (await session.execute(text(statement))).scalar()
                 if state.engine == "sqlite" and found != "ok":

@@ -133,8 +133,8 @@ async def compare_stores(
         found = await plan.gather_both(
             plan.find_partitions(source_session, scope), plan.find_partitions(destination_session, scope)
         )
-        with step("verify") as tell:
-            count = make_row_counter(tell, sum(rows for part in found for _, rows in part))
+        with step("verify") as report_progress:
+            count = make_row_counter(report_progress, sum(rows for part in found for _, rows in part))
             partitions = plan.sort_partitions([partition for part in found for partition, _ in part])
             return Report([await _verify_partition(*stores, partition, count) for partition in partitions], left_out)
 
@@ -143,19 +143,21 @@ async def _verify_partition(
     source_reader: MappedEvents, destination_reader: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
 ) -> Verified:
     table = partition.table
-    digest = partial(plan.digest_partition, partition=partition, tell=count)
+    digest = partial(plan.digest_partition, partition=partition, report_progress=count)
     one, two = await plan.gather_both(digest(source_reader), digest(destination_reader))
     differing = plan.find_dirty_ranges(one, two)
-    here, there = summarise(one), summarise(two)
+    source_contents, destination_contents = summarise(one), summarise(two)
     found: list[Difference] = []
     matcher = await _match(source_reader, destination_reader, partition, differing) if differing and table.has_own_ids else None
     if matcher is not None and (matcher.pairs.num_rows or (table is EVENTS and source_reader.position_ids is not None)):
         found = await _find_unmatched(source_reader, destination_reader, partition, differing, matcher)
-        here = replace(here, checksum=await compute_checksum_without_ids(source_reader, partition))
-        there = replace(there, checksum=await compute_checksum_without_ids(destination_reader, partition))
+        source_contents = replace(source_contents, checksum=await compute_checksum_without_ids(source_reader, partition))
+        destination_contents = replace(
+            destination_contents, checksum=await compute_checksum_without_ids(destination_reader, partition)
+        )
     elif differing:
         found = await find_differences(source_reader, destination_reader, partition, differing)
-    return Verified(table.name, partition.series, here, there, found)
+    return Verified(table.name, partition.series, source_contents, destination_contents, found)
 
 
 async def _match(

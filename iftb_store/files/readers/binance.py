@@ -342,7 +342,7 @@ class KlineDump:
         return member
 
     def _bars(self, stream: IO[bytes], position: _Position) -> Iterator[OHLCVBar]:
-        """Parse the lines of a stream that continues at a position."""
+        """Yield the bars of the remaining lines of a file; ``position`` counts the lines, for error messages."""
         while raw := stream.readline(_LONGEST_LINE):
             position.number += 1
             number = position.number
