@@ -175,7 +175,7 @@ def import_(
     checks.optional_choice(decimals, "--decimals", ("from-float",))
     read: Any = {"zone": find_zone(tz), "fold": fold, "from_float": decimals is not None}
     hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header)
-    progress = Progress(quiet=quiet, unit="bytes")
+    progress = Progress(quiet=quiet)
 
     def show_result(result: ImportedFile | RefusedFile) -> None:
         progress.end_step()

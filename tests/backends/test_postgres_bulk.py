@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.batches.arrow import DECIMAL
@@ -49,10 +50,12 @@ async def test_a_copy_whose_rows_come_too_slowly_is_a_timeout(postgres_tables_ur
 
     url = make_url(postgres_tables_url).update_query_dict({"statement_timeout": "200ms"})
     async with DatabaseManager(url) as db:
-        with pytest.raises(TimeoutError):
-            async with db.get_session() as session:
-                pooled: Any = await (await session.connection()).get_raw_connection()
+        async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
+            pooled: Any = await (await session.connection()).get_raw_connection()
+            with pytest.raises(TimeoutError):
                 await send(pooled.driver_connection, "ohlcv", ["exchange"], rows(), "text")
+            await session.rollback()
         assert await OHLCVRepository(db).upsert_many(hourly(2)) == 2
 
 
