@@ -9,9 +9,9 @@ from iftb_store.abilities import ConnectedStore, SupportsPartitions
 from iftb_store.errors import InvalidValueError
 from iftb_store.health import Partitioning
 from iftb_store.transfer.access import check_store
-from iftb_store.transfer.progress import ProgressCallback
+from iftb_store.transfer.progress import ProgressCallback, check_progress
 from iftb_store.values import checks
-from iftb_store.values.display import show, type_name
+from iftb_store.values.display import show
 
 #: How many coming months or years get a partition if the caller gives no number.
 AHEAD = 3
@@ -56,10 +56,11 @@ async def partition_bars(
     check_store(db, "db")
     method = check_method(by, "by")
     coming = _check_ahead(ahead)
-    if progress is not None and not callable(progress):
-        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+    if progress is None:
+        progress = _report_nothing
+    check_progress(progress)
     backend = db.ability(SupportsPartitions)
-    return await backend.partition_bars(method, ahead=coming, progress=progress or _report_nothing)
+    return await backend.partition_bars(method, ahead=coming, progress=progress)
 
 
 async def create_partitions(db: ConnectedStore, *, ahead: int = AHEAD, start: datetime | None = None) -> tuple[str, ...]:

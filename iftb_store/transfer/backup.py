@@ -26,7 +26,7 @@ from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, repo
 from iftb_store.transfer.reports import BackupReport
 from iftb_store.url import parse_url
 from iftb_store.values import checks
-from iftb_store.values.display import show, type_name
+from iftb_store.values.display import show
 from iftb_store.values.file_identity import BESIDE, database_of, file_identity
 
 #: The engine of the backup file if a backend has no backup method; and the URL options that open a backup read-only.
@@ -184,9 +184,7 @@ def _empty(place: int) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
-    given = checks.text(os.fspath(path), "path")
+    given = checks.file_path(path, "path")
     if not given or not (target := Path(given).absolute()).name:
         raise InvalidValueError("the path of the backup is empty; give one, e.g. bot.backup")
     return target

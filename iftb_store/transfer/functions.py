@@ -21,7 +21,6 @@ from iftb_store.transfer.reports import CopyReport, RestoreReport, VerifyReport,
 from iftb_store.url import limit_memory
 from iftb_store.values import checks
 from iftb_store.values.choices import Conflict
-from iftb_store.values.display import type_name
 from iftb_store.values.file_identity import file_identity
 from iftb_store.values.times import Since, find_start
 
@@ -224,9 +223,7 @@ async def restore(
         report = await restore("bot.backup", destination)
         sum(part.source.rows for part in report.parts)  # -> 35
     """
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
-    checks.text(os.fspath(path), "path")
+    checks.file_path(path, "path")
     checks.boolean(overwrite, "overwrite")
     step = report_steps(progress)
     check_store(db, "db")

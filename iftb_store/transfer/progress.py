@@ -24,6 +24,12 @@ def report_nothing(name: str) -> Iterator[StepCallback]:
     yield lambda done, total: None
 
 
+def check_progress(progress: object) -> None:
+    """Raise InvalidValueError if a callback for the progress of steps is not a function."""
+    if not callable(progress):
+        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+
+
 def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     """Return a function that starts a step of a transfer, e.g. compare or copy, and reports progress to the callback.
 
@@ -32,8 +38,7 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     """
     if progress is None:
         return report_nothing
-    if not callable(progress):
-        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+    check_progress(progress)
 
     @contextmanager
     def start_step(name: str) -> Iterator[StepCallback]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -127,6 +128,13 @@ def round_to_places(value: object, name: str) -> Decimal:
     number = decimal(value, name)
     digits = format_plain(number)
     return round_decimal(number, name) if digits is None else Decimal(digits)
+
+
+def file_path(value: object, name: str) -> str:
+    """Return the path of a file as text; raise InvalidValueError if it is none, e.g. bytes."""
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidValueError(f"{name} must be a file name, not {type_name(value)}")
+    return text(os.fspath(value), name)
 
 
 def integer(value: object, name: str, least: int = 0) -> int:
