@@ -180,7 +180,7 @@ class DuckDBBackend(Migrated):
                 )
                 raise blame_parent(late, self._lock)
 
-        def alone(cursor: duckdb.DuckDBPyConnection) -> T:
+        def run_alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:
                 create_log(self._options.path)
             refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall(), trusted=self._options.trusted)
@@ -190,7 +190,7 @@ class DuckDBBackend(Migrated):
             # not before the wait, because the manager may be disconnected during it
             connection, executor = self._require_connected()
             cursor = connection.cursor()
-            return await run_in_thread(executor, partial(alone, cursor), cursor.interrupt)
+            return await run_in_thread(executor, partial(run_alone, cursor), cursor.interrupt)
         except duckdb.Error as error:
             raise map_error(error) from error
         except DBAPIError as error:

@@ -25,12 +25,12 @@ from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.numbers import (
     EXACT,
     YEAR_DAYS,
-    annual_ratios,
-    average_duration,
+    compute_annual_ratios,
+    compute_average_duration,
+    compute_sample_deviation,
     divide,
     find_median,
     round_figure,
-    sample_deviation,
 )
 from iftb_store.analytics.totals import Ledger, Totals, add_up, group, merge, to_figures
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
@@ -193,7 +193,7 @@ class _Performance:
         }
 
     def _find_deviation(self, ordered: Sequence[Decimal]) -> Decimal | None:
-        """Return the sample standard deviation of the results from exact sums, unlike `sample_deviation`, which rounds."""
+        """Return the sample standard deviation of the results from exact sums; `compute_sample_deviation` rounds."""
         number, total = len(ordered), self.totals.net
         if number < 2:
             return None
@@ -212,11 +212,11 @@ class _Performance:
         every = [held for held, _ in pairs]
         wins, losses = ([held for held, sign in pairs if sign == chosen] for chosen in (1, -1))
         return {
-            "avg_holding": average_duration(sum(every), len(every)),
+            "avg_holding": compute_average_duration(sum(every), len(every)),
             "shortest_holding": timedelta(microseconds=min(every)) if every else None,
             "longest_holding": timedelta(microseconds=max(every)) if every else None,
-            "avg_winning_holding": average_duration(sum(wins), len(wins)),
-            "avg_losing_holding": average_duration(sum(losses), len(losses)),
+            "avg_winning_holding": compute_average_duration(sum(wins), len(wins)),
+            "avg_losing_holding": compute_average_duration(sum(losses), len(losses)),
         }
 
     def _find_exposure(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ class _Performance:
     def _find_days(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
         balance = self.scope.starting_balance
         traded = [(day, totals) for day, totals in days if totals.trades]
-        sharpe, sortino = annual_ratios([totals.net for _, totals in days])
+        sharpe, sortino = compute_annual_ratios([totals.net for _, totals in days])
         return {
             "trades_per_day": divide(Decimal(self.totals.trades), len(days)),
             "best_day": find_extreme(traded, max),
@@ -299,8 +299,8 @@ class _Performance:
         returns = find_returns(days, balance)
         if returns is None:
             return found
-        found["sharpe"], found["sortino"] = annual_ratios(returns)
-        deviation = sample_deviation(returns)
+        found["sharpe"], found["sortino"] = compute_annual_ratios(returns)
+        deviation = compute_sample_deviation(returns)
         found["volatility_pct"] = None if deviation is None else _HUNDRED * deviation * Decimal(YEAR_DAYS).sqrt()
         if number >= _TAIL:
             ordered, (low, rest) = sorted(returns), divmod(number - 1, _TAIL)

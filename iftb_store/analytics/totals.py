@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
 from iftb_store.analytics.figures import GroupFigures
-from iftb_store.analytics.numbers import average_duration, divide, round_figure, round_optional
+from iftb_store.analytics.numbers import compute_average_duration, divide, round_figure, round_optional
 
 K = TypeVar("K", bound=Hashable)
 
@@ -80,7 +80,7 @@ class Totals:
             net_pnl=round_figure(self.net),
             profit_factor=round_optional(divide(self.profit, self.loss)),
             expectancy=round_optional(divide(self.net, self.trades)),
-            avg_holding=average_duration(self.held, self.timed),
+            avg_holding=compute_average_duration(self.held, self.timed),
         )
 
 

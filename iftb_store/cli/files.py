@@ -10,11 +10,11 @@ import typer
 
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
-from iftb_store.cli.data import Argument, Json, Option, Url, time_window
+from iftb_store.cli.data import Argument, Json, Option, Url, parse_time_window
 from iftb_store.cli.output import print_error, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
-from iftb_store.cli.target import explain_stop, run, supports_migrations, url_and_rest
+from iftb_store.cli.target import explain_stop, run, split_url_and_rest, supports_migrations
 from iftb_store.cli.transfer import Accounts, End, Exchanges, Quiet, Start, Symbols
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
@@ -83,7 +83,7 @@ def export(
     """
     if not output:
         raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     chosen: dict[str, Any] = {"exchanges": exchange or (), "symbols": symbol or (), "timeframes": timeframe or ()}
     chosen |= {"accounts": account or (), "start": first, "end": last}
     # checked before the database is opened
@@ -167,7 +167,7 @@ def import_(
     other values for a bar than an earlier file of the command is refused; if the times of the bars have more than 400,000 gaps,
     some bars are not compared, and the command prints their number. Rows of an export keep their ids.
     """
-    url, patterns = url_and_rest(url, *(files or []))
+    url, patterns = split_url_and_rest(url, *(files or []))
     if not patterns:
         raise InvalidValueError("no FILE is given; give files after the URL, e.g. bars.parquet or BTCUSDT-1m-2024-02.zip")
     names = _parse_columns(map or [])

@@ -38,7 +38,7 @@ def is_url(word: str) -> bool:
     return "://" in word or word.startswith(ENVIRONMENT)
 
 
-def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
+def split_url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     """Split a command's arguments into (leading URL or None, all other arguments).
 
     The URL may be left out, so the parser's first argument may be a file or a symbol. A URL contains :// or starts with
@@ -50,13 +50,13 @@ def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     return None, given
 
 
-def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, Timeframe]]:
+def split_url_and_series(*words: str | None) -> tuple[str | None, tuple[str, Timeframe]]:
     """Split a command's arguments into (URL or None, (symbol, timeframe)).
 
     Raises:
         InvalidValueError: the number of arguments is wrong, or the timeframe is unknown.
     """
-    url, rest = url_and_rest(*words)
+    url, rest = split_url_and_rest(*words)
     if len(rest) != 2:
         near = suggest_url(rest[0]) if len(rest) == 3 else ""
         raise InvalidValueError(

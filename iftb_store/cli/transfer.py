@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from iftb_store.cli.completion import one_of, timeframes
-from iftb_store.cli.data import Json, time_window
+from iftb_store.cli.data import Json, parse_time_window
 from iftb_store.cli.output import console, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
@@ -206,7 +206,7 @@ class _Choice:
         end: str | None,
         since: str | None,
     ) -> None:
-        first, last = time_window(start, end)
+        first, last = parse_time_window(start, end)
         self.arguments: dict[str, Any] = {
             "tables": tables or (),
             "exchanges": exchanges or (),

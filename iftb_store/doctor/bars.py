@@ -116,7 +116,7 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
             check = Check("duplicate bars", "error", BARS, "", repeated, DUPLICATES, _DELETE)
             yield make_finding(conn, engine, check, duplicates, only=sound, series=series)
         if holes:
-            yield holes_finding(series, holes, missing)
+            yield make_holes_finding(series, holes, missing)
     yield from _more_series(more, "there are duplicates or gaps")
 
 
@@ -129,7 +129,7 @@ class NamedSeries(Protocol):
     shown: str
 
 
-def holes_finding(series: NamedSeries, holes: int, missing: int) -> Finding:
+def make_holes_finding(series: NamedSeries, holes: int, missing: int) -> Finding:
     """Return the finding that reports the gaps of a series: the times at which bars are missing."""
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
     command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"

@@ -26,7 +26,7 @@ _WORDS = {
 }
 
 
-def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
+def list_value_checks(engine: Engine, table: Table) -> Iterator[Check]:
     """Yield the checks that look at each value separately."""
     for column in table.columns:
         name = column.name

@@ -179,7 +179,7 @@ async def _write_rows(
     async with open_snapshot(db, scope.tables) as session:
         total = 0 if report_progress is None else sum(count for _, count in await find_partitions(session, scope))
         stores = get_stores(session)
-        for selection in scope.selections(table):
+        for selection in scope.list_selections(table):
             async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
                 async for batch in batches:
                     await run_to_end(asyncio.to_thread(write, batch))

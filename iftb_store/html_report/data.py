@@ -96,7 +96,7 @@ async def _read_records(session: Session, data: ReportData) -> None:
     data.positions = await PositionRepository(session).get_open_positions(scope.exchange)
     events = SystemEventRepository(session)
     recent = [event for severity in SEVERE for event in await events.get_recent_events(severity, MOST_EVENTS)]  # type: ignore[arg-type]
-    data.events = sorted((event for event in recent if _is_within(event.created_at, scope)), key=_find_age, reverse=True)
+    data.events = sorted((event for event in recent if _is_within(event.created_at, scope)), key=_read_age, reverse=True)
 
 
 def _list_closed(trades: list[Trade], report: PerformanceReport, scope: PerformanceScope) -> list[ClosedTrade]:
@@ -116,7 +116,7 @@ def _is_within(moment: datetime | None, scope: PerformanceScope) -> bool:
     return (scope.start is None or moment >= scope.start) and (scope.end is None or moment <= scope.end)
 
 
-def _find_age(event: SystemEvent) -> tuple[datetime, int]:
+def _read_age(event: SystemEvent) -> tuple[datetime, int]:
     return event.created_at or datetime.min, event.id or 0
 
 

@@ -27,7 +27,7 @@ from iftb_store.transfer.reports import BackupReport
 from iftb_store.url import parse_url
 from iftb_store.values import checks
 from iftb_store.values.display import show
-from iftb_store.values.file_identity import BESIDE, database_of, file_identity
+from iftb_store.values.file_identity import BESIDE, file_identity, find_database
 
 #: The engine of the backup file if a backend has no backup method; and the URL options that open a backup read-only.
 PORTABLE = "sqlite"
@@ -199,7 +199,7 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
             raise InvalidValueError(f"{name} is a directory; give a file in it")
         if target.exists() and file_identity(os.fspath(target)) == identity:
             raise InvalidValueError(f"{name} is the database itself; give the backup another name")
-        if (database := database_of(target)) is not None:
+        if (database := find_database(target)) is not None:
             raise InvalidValueError(f"{name} belongs to the database {_show(database)}; give another name")
         if target.exists() and not overwrite:
             raise InvalidValueError(f"{name} already exists; give another name, or overwrite it (--overwrite, overwrite=True)")

@@ -392,7 +392,7 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
     """
     stores = get_stores(session)
     lookups = get_lookups(stores)
-    found = [await lookups.find_greatest_id(selection) for selection in scope.selections(table)]
+    found = [await lookups.find_greatest_id(selection) for selection in scope.list_selections(table)]
     number = max((number for number in found if number is not None), default=None)
     if number is None:
         return arrow_schema(table).empty_table()

@@ -20,7 +20,7 @@ from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.transfer.access import open_complete_session
-from iftb_store.transfer.digests import Chunk, Digester, part_size, read_positions
+from iftb_store.transfer.digests import Chunk, Digester, get_part_size, read_positions
 from iftb_store.transfer.lookups import get_lookups
 from iftb_store.values.display import join_names, show
 
@@ -142,7 +142,7 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
     await stores.read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
-        for selection in scope.selections(table):
+        for selection in scope.list_selections(table):
             keys = selection.order[:-1]
             for series, count in await get_lookups(stores).count_rows(selection):
                 for name, value in zip(keys, series, strict=True):
@@ -167,7 +167,7 @@ async def read_batches(store: RowReader, partition: Partition, run: DirtyRange |
     selection, limit = partition.selection, ROWS
     if partition.table is not BARS:
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
-    until = None if run is None else (run.last + 1) * part_size(partition.table) - 1
+    until = None if run is None else (run.last + 1) * get_part_size(partition.table) - 1
     if run is not None:
         selection = _narrow(selection, run)
     while (rows := await store.read_rows(replace(selection, limit=limit))).num_rows:
@@ -276,7 +276,7 @@ def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Tabl
 
 
 def _narrow(selection: RowFilter, run: DirtyRange) -> RowFilter:
-    size = part_size(selection.table)
+    size = get_part_size(selection.table)
     if selection.table is not BARS:
         return replace(selection, after=(run.first * size - 1,))
     first, last = from_epoch_us(run.first * size), from_epoch_us((run.last + 1) * size - 1)

@@ -4,9 +4,9 @@ Every function takes a SQLAlchemy Connection in a transaction, which the caller 
 tables of iftb-store and its version table.
 """
 
-from iftb_store_migrations.catalog import Difference, creation, differences, list_differences, present_tables
+from iftb_store_migrations.catalog import Difference, creation, differences, list_differences, list_present_tables
 from iftb_store_migrations.history import create, current, downgrade, head, revisions, upgrade
-from iftb_store_migrations.status import state_of, status
+from iftb_store_migrations.status import find_state, status
 
 __all__ = [
     "Difference",
@@ -15,11 +15,11 @@ __all__ = [
     "current",
     "differences",
     "downgrade",
+    "find_state",
     "head",
     "list_differences",
-    "present_tables",
+    "list_present_tables",
     "revisions",
-    "state_of",
     "status",
     "upgrade",
 ]

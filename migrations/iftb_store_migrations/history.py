@@ -30,10 +30,10 @@ from iftb_store_migrations.catalog import (
     create_missing,
     differences,
     drop_parts,
-    expected_parts,
     has_rows,
     is_stamped,
-    present_tables,
+    list_expected_parts,
+    list_present_tables,
     read_parts,
     refuse_foreign,
     refuse_owners,
@@ -154,7 +154,7 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
-        elif not present_tables(conn):
+        elif not list_present_tables(conn):
             _drop_or_refuse_later(conn, None)
         elif any(one.part is not None for one in differences(conn)):
             # before a view over such a table is created
@@ -172,7 +172,7 @@ def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> No
             version migrated the tables; or the newest revision is recorded and a table is missing; or something else than
             iftb-store's table or view has a name of which a later revision creates one.
     """
-    revision, tables = current(conn), present_tables(conn, schema)
+    revision, tables = current(conn), list_present_tables(conn, schema)
     if revision is not None:
         if revision not in revisions():
             check_revision(True, revision)
@@ -216,9 +216,9 @@ def _drop_or_refuse_later(conn: Connection, revision: str | None) -> None:
     Raises:
         SchemaError: something else has the name of such a table or view, or such a table has rows.
     """
-    known = {} if revision is None else expected_parts(conn, revision, _build)
+    known = {} if revision is None else list_expected_parts(conn, revision, _build)
     found = {name: parts for name, parts in read_parts(conn).items() if name not in known}
-    later = [expected_parts(conn, one, _build) for one in revisions() if found and one > (revision or "")]
+    later = [list_expected_parts(conn, one, _build) for one in revisions() if found and one > (revision or "")]
     others = [name for name, parts in found.items() if parts not in [one.get(name) for one in later] or has_rows(conn, name)]
     if others:
         raise SchemaError(

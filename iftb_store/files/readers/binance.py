@@ -195,7 +195,7 @@ class KlineDump:
         self.path = Path(path)
         if not is_dump_name(self.path):
             raise InvalidValueError(f"{path}: a kline dump is a .csv or a .zip file")
-        named = series_in_name(self.path)
+        named = find_series_in_name(self.path)
         for option, given, found in (("symbol", symbol, named[0]), ("timeframe", timeframe, named[1])):
             if given is None and found is None:
                 raise InvalidValueError(
@@ -228,7 +228,7 @@ class KlineDump:
         with self._csv() as stream:
             bars = self._bars(stream, position)
             while True:
-                with self._damage_named():
+                with self._name_damage():
                     batch = list(islice(bars, most))
                 if not batch:
                     break
@@ -253,7 +253,7 @@ class KlineDump:
         with self._csv() as stream:
             blocks = split_blocks(stream)
             while True:
-                with self._damage_named():
+                with self._name_damage():
                     block = next(blocks, None)
                     found = [] if block is None else self._parse(block, position)
                 # a header is the only line without a bar before other bars
@@ -302,7 +302,7 @@ class KlineDump:
                 "download it again"
             )
 
-    def _damage_named(self) -> AbstractContextManager[None]:
+    def _name_damage(self) -> AbstractContextManager[None]:
         return name_damage(self.path, _DAMAGE, "the archive is damaged ({}); download it again")
 
     @contextmanager
@@ -313,12 +313,12 @@ class KlineDump:
                 yield stream
             return
         with _ArchiveFile(open_file(self.path)) as file:
-            with self._damage_named():
+            with self._name_damage():
                 archive = zipfile.ZipFile(file)
             with archive:
                 member = self._member(archive)
                 self.size = member.file_size
-                with self._damage_named():
+                with self._name_damage():
                     packed = archive.open(member)
                 with io.BufferedReader(packed, 1 << 16) as stream:  # type: ignore[type-var]
                     yield stream
@@ -382,7 +382,7 @@ class KlineDump:
     def _bar(self, line: str, number: int) -> OHLCVBar:
         match = _LINE.fullmatch(line)
         if match is None:
-            return self._unusual_bar(line, number)
+            return self._parse_unusual_bar(line, number)
         opened, *prices, closed, quote, count, _, _ = match.groups()
         self._check_times(opened, closed, number)
         bar = self._make_bar(opened, [*prices, quote], count)
@@ -395,7 +395,7 @@ class KlineDump:
         open_, high, low, close, volume, quote = map(Decimal, prices)
         return OHLCVBar(self.symbol, self.exchange, self.timeframe, time, open_, high, low, close, volume, quote, int(count))
 
-    def _unusual_bar(self, line: str, number: int) -> OHLCVBar:
+    def _parse_unusual_bar(self, line: str, number: int) -> OHLCVBar:
         """Return the bar of a line in a rare form: with a sign, an exponent, or zeros beyond 18 decimal places.
 
         Raises:
@@ -436,7 +436,7 @@ class KlineDump:
         return DumpError(f"{self.path}, line {number}: {problem}")
 
 
-def series_in_name(path: Path) -> tuple[str | None, str | None]:
+def find_series_in_name(path: Path) -> tuple[str | None, str | None]:
     """Return (symbol, timeframe) from a dump's name, e.g. ``FILUSDT-1m-2023-04.zip``; (None, None) for other names."""
     match = _NAME.match(path.name)
     if match is None:
