@@ -265,6 +265,7 @@ class BackgroundLoop:
         with self._posting:
             self._is_closed = True
         for close in list(self.at_exit):
+            # at the exit of the interpreter nobody could handle an error
             with suppress(Exception):
                 await close()
         for caller in list(self._callers):
