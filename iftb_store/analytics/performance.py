@@ -140,10 +140,10 @@ class _Performance:
             **self._find_groups(days),
         }
         found["calmar"] = divide(found["cagr_pct"], found["max_drawdown_pct"])
-        rounded: dict[str, Any] = {
+        figures: dict[str, Any] = {
             name: round_figure(value) if isinstance(value, Decimal) else value for name, value in found.items()
         }
-        return PerformanceReport(**rounded)
+        return PerformanceReport(**figures)
 
     def _count_trades(self) -> dict[str, int]:
         trades, totals, first, last = self.trades, self.totals, self.first, self.last
