@@ -123,3 +123,10 @@ def test_the_event_loop_does_not_wait_until_arrow_has_imported_pandas() -> None:
 def test_another_process_is_waited_for_as_long_as_another_session() -> None:
     options = parse_options(make_url("duckdb:///bot.duckdb"))
     assert options.connect_timeout == options.busy_timeout
+
+
+def test_one_file_has_one_write_lock() -> None:
+    lock = write_lock("/a")
+
+    assert write_lock("/a") is lock
+    assert write_lock("/b") is not lock
