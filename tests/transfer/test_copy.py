@@ -125,7 +125,9 @@ def test_rows_that_only_the_destination_has_stay_or_are_deleted(
 
 def test_only_what_is_chosen_is_copied_and_deleted(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("duckdb")
-    assert set(moved(run, source, destination, "--symbol", "ETHUSDT")) == {"trades ETHUSDT", "positions ETHUSDT"}
+    assert set(moved(run, source, destination, "--symbol", "ETHUSDT")) == {
+        f"{table} ETHUSDT" for table in ("trades", "positions", "fills", "ledger_entries")
+    }
     window = ("--timeframe", "1h", "--start", "2024-01-01T06:00", "--end", "2024-01-01T07:00Z")
     assert moved(run, source, destination, *window) == {"ohlcv binance BTCUSDT 1h": (2, 0, 0)}
     write(destination, add)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Callable
@@ -67,7 +68,9 @@ def _text(row: dict[str, Any], names: list[str]) -> str:
 async def test_a_copy_from_an_older_store_fills_in_the_defaults(
     older: Path, revision: str, engine: str, second: Callable[[str], str]
 ) -> None:
-    async with DatabaseManager(_url(older)) as source, DatabaseManager(second(engine)) as destination:
+    # PostgreSQL's database is made by an event loop of its own
+    url = await asyncio.to_thread(second, engine)
+    async with DatabaseManager(_url(older)) as source, DatabaseManager(url) as destination:
         report = await copy(source, destination)
         assert report.left_out == _NEW
         await _assert_copied(destination, _recorded(revision))
