@@ -26,8 +26,11 @@ from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_migrations import creation, head
 from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
+from tests.support.postgres_tables import KeptDatabase
 
 Run = Callable[..., tuple[int, str, str]]
+Execute = Callable[[str], None]
+Fetch = Callable[[str], list[Any]]
 
 if not FULL:
     settings.register_profile("short", max_examples=10)
@@ -72,13 +75,6 @@ _FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped
 # These tests do not test durability: a server that does not wait for the disk makes new tables per test cheap.
 # Tests of crashes start another server with the default settings.
 _FAST = ("ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()")
-
-# A failed test may have left connections, and these locks.
-_EMPTY = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
-    DROP SCHEMA public CASCADE;
-    CREATE SCHEMA public;
-"""
 
 # what create_tables() executes, without its checks
 _TABLES = f"""
@@ -157,25 +153,34 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
-    """Open a connection to a URL for the whole run; return a function that executes statements on it."""
+def open_postgres() -> Iterator[Callable[[str], tuple[Execute, Fetch]]]:
+    """Open a connection to a URL for the whole run; return functions that execute statements on it and fetch rows by it."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, ExitStack() as opened:
 
-        def connect(url: str) -> Callable[[str], None]:
+        def connect(url: str) -> tuple[Execute, Fetch]:
             connection = runner.run(asyncpg.connect(url))
             opened.callback(lambda: runner.run(connection.close()))
 
             def execute(statements: str) -> None:
                 runner.run(connection.execute(statements))
 
-            return execute
+            def fetch(statement: str) -> list[Any]:
+                return [row[0] for row in runner.run(connection.fetch(statement))]
+
+            return execute, fetch
 
         yield connect
 
 
 @pytest.fixture(scope="session")
+def postgres_connection(open_postgres: Callable[[str], tuple[Execute, Fetch]]) -> Callable[[str], Execute]:
+    """Open a connection to a URL for the whole run; return a function that executes statements on it."""
+    return lambda url: open_postgres(url)[0]
+
+
+@pytest.fixture(scope="session")
 def create_postgres_database(
-    postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
+    postgres_server: str, postgres_connection: Callable[[str], Execute]
 ) -> Callable[[], AbstractContextManager[str]]:
     """Return a context manager of a new, empty database's URL, which drops the database at its end."""
     server = postgres_connection(postgres_server)
@@ -191,28 +196,34 @@ def create_postgres_database(
 
 
 @pytest.fixture(scope="session")
-def postgres_database(
+def kept_postgres(
     create_postgres_database: Callable[[], AbstractContextManager[str]],
-    postgres_connection: Callable[[str], Callable[[str], None]],
-) -> Iterator[tuple[str, Callable[[str], None]]]:
-    """A database of this run, and a function that executes statements in it."""
+    open_postgres: Callable[[str], tuple[Execute, Fetch]],
+) -> Iterator[KeptDatabase]:
+    """The database of this run: emptied for each test, as creating one takes a tenth of a second."""
     with create_postgres_database() as url:
-        yield url, postgres_connection(url)
+        yield KeptDatabase(url, *open_postgres(url))
+
+
+@pytest.fixture(scope="session")
+def postgres_database(kept_postgres: KeptDatabase) -> tuple[str, Execute]:
+    """The URL of the database of this run, and a function that executes statements in it."""
+    return kept_postgres.url, kept_postgres.execute
 
 
 @pytest.fixture
-def postgres_url(postgres_database: tuple[str, Callable[[str], None]]) -> str:
-    """URL of an empty PostgreSQL database: emptied, as creating one takes a tenth of a second."""
-    url, execute = postgres_database
-    execute(_EMPTY)
-    return url
+def postgres_url(request: pytest.FixtureRequest, kept_postgres: KeptDatabase) -> str:
+    """URL of an empty PostgreSQL database."""
+    # a test that has empty tables too gets them without this; ``prepare`` does the rest
+    if not {"postgres_tables_url", "partitions_url"} & {*request.fixturenames}:
+        kept_postgres.empty()
+    return kept_postgres.url
 
 
 @pytest.fixture
-def postgres_tables_url(postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
+def postgres_tables_url(postgres_url: str, kept_postgres: KeptDatabase) -> str:
     """URL of a PostgreSQL database with empty tables."""
-    _, execute = postgres_database
-    execute(_TABLES)
+    kept_postgres.prepare(_TABLES)
     return postgres_url
 
 
