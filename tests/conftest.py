@@ -23,6 +23,7 @@ from sqlalchemy import make_url
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.testing import BackendConformance
 from iftb_store_migrations import creation, head
 from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
@@ -85,7 +86,7 @@ _TABLES = f"""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests; leave those marked ``full`` to `nox -s full`, and all but the first of a test marked ``one_of_each``."""
+    """Sort the tests; leave those marked ``full`` to `nox -s full`, and some of those marked ``one_of_each`` or ``each_once``."""
     items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
     unneeded = [item for item in items if _NOT_ON_PARTITIONS.search(item.nodeid)]
     config.hook.pytest_deselected(items=unneeded)
@@ -96,15 +97,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.timeout(3_600))
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
+    combined = find_combined([item for item in items if _is_product(item)])
     for item in items:
         function = item.nodeid.partition("[")[0]
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
         again = each and function in seen
         seen.add(function)
         full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None or _is_left_out(item)
-        (left if again or full else kept).append(item)
+        (left if again or full or item in combined else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+def _is_product(item: pytest.Item) -> bool:
+    """Return whether `nox -s tests` needs not all combinations of a test's parameters.
+
+    SQLite runs all of those of the suite, the other engines each value of each parameter.
+    """
+    suite: Any = getattr(item, "cls", None)
+    shipped = suite is not None and issubclass(suite, BackendConformance) and suite.__name__ != "TestSQLite"
+    return shipped or item.get_closest_marker("each_once") is not None
+
+
+def find_combined(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the tests whose parameters have only values that other tests of the same function have too."""
+    values = {item: _find_values(item) for item in items}
+    seen, needed = set[tuple[str, str, int]](), set[pytest.Item]()
+    # first those of which no value is seen yet: with 3 values of one parameter and 4 of another, 4 tests are needed, not 6
+    for wanted in (lambda new, found: new == found, lambda new, found: bool(new)):
+        for item, found in values.items():
+            if not found or wanted(found - seen, found):
+                needed.add(item)
+                seen |= found
+    return values.keys() - needed
+
+
+def _find_values(item: pytest.Item) -> set[tuple[str, str, int]]:
+    """Return (test, parameter, identity of its value) for each parameter of a test."""
+    called: Any = getattr(item, "callspec", None)
+    function = item.nodeid.partition("[")[0]
+    return {(function, name, id(value)) for name, value in called.params.items()} if called is not None else set()
 
 
 def _is_left_out(item: pytest.Item) -> bool:
