@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zlib import crc32
 
 import asyncpg
 import pytest
@@ -70,6 +71,10 @@ _IN_PART = {
     "TestMonths": {"InsertTests", "RangeTests", "SeriesTests", "UpsertReportTests", "UpsertTests", "WindowGapTests"},
     "TestHash": {"InsertTests", "SeriesTests", "UpsertTests"},
 }
+# what these try lies above the engines, each of which passes the suite's TransferTests and BackupTests: `nox -s tests` runs
+# each of them on one engine, the next on another one, and `nox -s full` on all
+_ON_ONE_ENGINE = re.compile(r"^tests/(transfer|cli|files)/")
+_ENGINES = ("postgres", "sqlite", "duckdb")
 # run first: one of these at the end of a run would keep one process busy while the other has nothing left to do
 _FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped_suite|test_bars_only")
 
@@ -97,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.timeout(3_600))
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
-    combined = find_combined([item for item in items if _is_product(item)])
+    combined = find_combined([item for item in items if _is_product(item)]) | _find_on_other_engines(items)
     for item in items:
         function = item.nodeid.partition("[")[0]
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
@@ -130,6 +135,21 @@ def find_combined(items: list[pytest.Item]) -> set[pytest.Item]:
                 needed.add(item)
                 seen |= found
     return values.keys() - needed
+
+
+def _find_on_other_engines(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the tests that are run on one engine, on all engines but this one."""
+    engines: dict[str, list[tuple[str, pytest.Item]]] = {}
+    for item in items:
+        called: Any = getattr(item, "callspec", None)
+        if called is not None and _ON_ONE_ENGINE.search(item.nodeid) and item.get_closest_marker("each_once") is None:
+            named = [value for value in called.params.values() if value in _ENGINES]
+            engines.setdefault(item.nodeid.partition("[")[0], []).extend((engine, item) for engine in named[:1])
+    left = set[pytest.Item]()
+    for function, found in engines.items():
+        names = sorted({engine for engine, _ in found})
+        left |= {item for engine, item in found if engine != names[crc32(function.encode()) % len(names)]}
+    return left
 
 
 def _find_values(item: pytest.Item) -> set[tuple[str, str, int]]:
