@@ -9,10 +9,11 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 from zlib import crc32
 
@@ -30,6 +31,7 @@ from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
 from tests.support.postgres_tables import KeptDatabase
 
+T = TypeVar("T")
 Run = Callable[..., tuple[int, str, str]]
 Execute = Callable[[str], None]
 Fetch = Callable[[str], list[Any]]
@@ -102,7 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.timeout(3_600))
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
-    combined = find_combined([item for item in items if _is_product(item)]) | _find_on_other_engines(items)
+    combined = find_combined({item: _find_values(item) for item in items if _is_product(item)}) | _find_on_other_engines(items)
     for item in items:
         function = item.nodeid.partition("[")[0]
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
@@ -124,15 +126,14 @@ def _is_product(item: pytest.Item) -> bool:
     return shipped or item.get_closest_marker("each_once") is not None
 
 
-def find_combined(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Return the tests whose parameters have only values that other tests of the same function have too."""
-    values = {item: _find_values(item) for item in items}
-    seen, needed = set[tuple[str, str, int]](), set[pytest.Item]()
+def find_combined(values: Mapping[T, AbstractSet[object]]) -> set[T]:
+    """Return the tests, given with the values of their parameters, all of whose values other tests have too."""
+    seen, needed = set[object](), set[T]()
     # first those of which no value is seen yet: with 3 values of one parameter and 4 of another, 4 tests are needed, not 6
     for wanted in (lambda new, found: new == found, lambda new, found: bool(new)):
-        for item, found in values.items():
+        for test, found in values.items():
             if not found or wanted(found - seen, found):
-                needed.add(item)
+                needed.add(test)
                 seen |= found
     return values.keys() - needed
 
