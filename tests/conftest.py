@@ -92,6 +92,12 @@ _TABLES = f"""
 """
 
 
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: Any) -> list[pytest.Item] | None:
+    """Make no items of the tests that are left out anyway: there are thousands, in each process of a run."""
+    left = not FULL and name.startswith("test_") and _is_left_out(getattr(collector, "cls", None), obj)
+    return [] if left else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the tests; leave those marked ``full`` to `nox -s full`, and some of those marked ``one_of_each`` or ``each_once``."""
     items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
@@ -110,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
         again = each and function in seen
         seen.add(function)
-        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None or _is_left_out(item)
+        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None
         (left if again or full or item in combined else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
@@ -160,11 +166,9 @@ def _find_values(item: pytest.Item) -> set[tuple[str, str, int]]:
     return {(function, name, id(value)) for name, value in called.params.items()} if called is not None else set()
 
 
-def _is_left_out(item: pytest.Item) -> bool:
+def _is_left_out(suite: Any, function: Any) -> bool:
     """Return whether a test of the suite belongs to a part that `nox -s tests` does not run on its lake or partitions."""
-    suite: Any = getattr(item, "cls", None)
     parts = _IN_PART.get(suite.__name__) if suite is not None else None
-    function: Any = getattr(item, "function", None)
     return parts is not None and function.__qualname__.partition(".")[0] not in parts
 
 
