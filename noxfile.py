@@ -51,6 +51,8 @@ UNIT_TESTS = (
 )
 # checks the accessibility of a page
 AXE = "axe-core@4.14.1"
+# what users' type checkers read; `nox -s full` has pyright check all else too
+READ_BY_USERS = ("iftb_store", "backends", "migrations", "examples")
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "hatch_build.py", "noxfile.py")
 
 
@@ -64,7 +66,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file, and a test of what they find."""
+    """Types by mypy --strict, and by pyright what users read of it: the packages and examples; and a test of what they find."""
     _check_types(session)
     # where the type checkers are not installed, `tests` skips those that run them
     session.run("pytest", "-q", "tests/test_types.py")
@@ -144,7 +146,9 @@ def types_and_tests(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """All tests with every hostile value, sabotage and fault, and the branches that they cover: before an issue is resolved."""
     session.env["IFTB_STORE_FULL"] = "1"
-    _install_tests(session)
+    _install_locked(session, "types", "--no-compile")
+    _install_itself(session)
+    session.run("pyright")
     _run_tests(session, traced=True)
 
 
@@ -293,7 +297,7 @@ def _check_types(session: nox.Session) -> None:
     _install_itself(session)
     # each uses one processor
     with ThreadPoolExecutor() as pool:
-        beside = pool.submit(session.run, "pyright")
+        beside = pool.submit(session.run, "pyright", *READ_BY_USERS)
         session.run("mypy")
         session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
         beside.result()

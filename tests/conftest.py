@@ -73,9 +73,9 @@ _IN_PART = {
     "TestMonths": {"InsertTests", "RangeTests", "SeriesTests", "UpsertReportTests", "UpsertTests", "WindowGapTests"},
     "TestHash": {"InsertTests", "SeriesTests", "UpsertTests"},
 }
-# what these try lies above the engines, each of which passes the suite's TransferTests and BackupTests: `nox -s tests` runs
-# each of them on one engine, the next on another one, and `nox -s full` on all
-_ON_ONE_ENGINE = re.compile(r"^tests/(transfer|cli|files)/")
+# what these try lies above the engines, each of which passes the suite's TransferTests, BackupTests and LifecycleTests, and the
+# upgrades of test_frozen.py: `nox -s tests` runs each of them on one engine, the next on another one, `nox -s full` on all
+_ON_ONE_ENGINE = re.compile(r"^tests/((transfer|cli|files|doctor)/|test_(migrations|later_tables|bar_digests)\.py)")
 _ENGINES = ("postgres", "sqlite", "duckdb")
 # run first: one of these at the end of a run would keep one process busy while the other has nothing left to do
 _FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped_suite|test_bars_only")
