@@ -28,6 +28,7 @@ from tests.support.filled import ROWS, fill
 from tests.transfer.copies import ENGINES, LATER, change, contents, grow, moved, write
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize(("one", "two"), list(product(ENGINES, ENGINES)))
 def test_every_value_goes_from_any_engine_to_any_other(
     one: str, two: str, request: pytest.FixtureRequest, second: Callable[[str], str], run: Run
@@ -191,6 +192,7 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     await SystemEventRepository(db, clock=clock).log_event("tick", "info", "my own")
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize(
     ("own", "why"),
     [

@@ -166,6 +166,7 @@ async def test_rows_that_the_destination_is_given_while_a_copy_runs_stay_and_are
         assert theirs[table.name].filter(pc.invert(is_own)) == ours[table.name]
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("table", [name for name in TABLES if name != "ohlcv"])
 async def test_an_id_that_the_destination_just_gave_is_refused_and_its_row_stays(
     table: str, source: str, url: str, meanwhile: Callable[[Callable[[Put], Put]], None]
