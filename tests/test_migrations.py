@@ -313,7 +313,7 @@ async def test_dropping_the_models_tables_drops_the_views(url: str) -> None:
     await run(url, Base.metadata.create_all)
     await run(url, Base.metadata.drop_all)
 
-    assert await run(url, migrations.present_tables) == []
+    assert await run(url, migrations.list_present_tables) == []
     with pytest.raises(OperationalError):
         await scalars(url, "SELECT count(*) FROM ohlcv_view")
 

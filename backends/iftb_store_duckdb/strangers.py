@@ -18,7 +18,7 @@ from iftb_store.schema.revision import (
     HARMLESS_FUNCTIONS,
     LONGEST_DEFINITION,
     OUR_TABLES,
-    foreign_collation,
+    find_foreign_collation,
     foreign_part_error,
     not_a_table_error,
 )
@@ -133,7 +133,7 @@ def _refuse_collations(table: str, tokens: list[str]) -> None:
         elif depth == 0 and word == "COLLATE" and following.strip('"').lower() not in _BYTE_BY_BYTE:
             name = column[1:-1].replace('""', '"') if column.startswith('"') else column
             if name.lower() in OUR_COLUMNS[table.lower()]:
-                raise foreign_collation(table, name, following.strip('"'))
+                raise find_foreign_collation(table, name, following.strip('"'))
 
 
 def _refuse_expressions(table: str, tokens: list[str]) -> None:

@@ -493,6 +493,7 @@ class HostileTests(SuiteFixtures):
                     except StoreError as error:
                         _assert_clear(error, parameter)
                     except BaseException as error:
+                        # any other error fails the test, with a note of the value
                         error.add_note(f"{method}: {parameter} was given {name}")
                         raise
             assert await _rows(db) == written, f"a refused call of {method} wrote a row ({parameter})"

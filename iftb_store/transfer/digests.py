@@ -49,7 +49,7 @@ class Chunk(NamedTuple):
     digest: bytes
 
 
-def part_size(table: TableSpec) -> int:
+def get_part_size(table: TableSpec) -> int:
     """Return the size of a chunk (the rows that have one digest): microseconds for bars, a number of ids for other tables."""
     return DAY if table is BARS else IDS
 
@@ -105,7 +105,7 @@ class Digester:
     def __init__(self, table: TableSpec, fixed: Mapping[str, str] | None = None) -> None:
         self._table = table
         self._fixed = fixed
-        self._size = part_size(table)
+        self._size = get_part_size(table)
         self._parts: list[Chunk] = []
         self._number: int | None = None
         self._rows = 0

@@ -51,6 +51,7 @@ def main(url: str, *names: str) -> None:
             try:
                 imported = asyncio.run(imported_by(db, CALLS[name]))
             except BaseException as error:
+                # the child must not return from the fork
                 imported = [repr(error)]
             os.write(writer, json.dumps(imported).encode())
             os._exit(0)
