@@ -36,6 +36,8 @@ _NAMES = (
     ("type", "SELECT type_name, database_name FROM system.main.duckdb_types()"),
     ("schema", "SELECT schema_name, database_name FROM system.main.duckdb_schemas()"),
 )
+# DuckDB's own functions are thousands, and most files have none: those of a file are looked for first
+_OTHERS = "database_name IS DISTINCT FROM 'system' AND database_name IS DISTINCT FROM 'temp'"
 _VIEWS = f"SELECT view_name FROM system.main.duckdb_views() WHERE {_HERE}"
 _TABLES = f"SELECT table_name, sql FROM system.main.duckdb_tables() WHERE {_HERE}"
 _INDEXES = f"SELECT table_name, sql FROM system.main.duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"
@@ -58,6 +60,8 @@ def refuse_shadows(fetch: Fetch) -> None:
         OperationalError: the database has such a macro, type or schema; the message names it.
     """
     for kind, query in _NAMES:
+        if not fetch(f"{query} WHERE {_OTHERS}"):
+            continue
         names: dict[str, set[str]] = {"system": set(), "temp": set()}
         for name, database in fetch(query):
             names.setdefault(database, set()).add(name)
