@@ -492,8 +492,7 @@ class HostileTests(SuiteFixtures):
                         written += await attempt(Try(db, session, url, parameter, value, number, last))
                     except StoreError as error:
                         _assert_clear(error, parameter)
-                    except BaseException as error:
-                        # any other error fails the test, with a note of the value
+                    except BaseException as error:  # any other error fails the test, with a note of the value
                         error.add_note(f"{method}: {parameter} was given {name}")
                         raise
             assert await _rows(db) == written, f"a refused call of {method} wrote a row ({parameter})"
