@@ -182,7 +182,8 @@ class PerformanceReport:
         side: the side of the trades; None: both.
         fees: "apart": x = realized_pnl - fee; "included": x = realized_pnl.
         tz: the name of the time zone of days, weekdays and hours.
-        start: start of the window, UTC: the given one, or the earliest entry_time of the trades; None without either.
+        start: start of the window, UTC: the given one, or the earliest entry_time or closing of the trades; None without
+            either.
         end: end of the window, UTC: the given one, or the latest closing; None without either.
         days: N; 0 without trades.
         starting_balance: B; None if it was not given: then the figures that need it are None.

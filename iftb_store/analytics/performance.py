@@ -104,7 +104,9 @@ class _Performance:
         within.sort()
         self.places = [place for *_, place in within]
         if self.places:
-            first = min(trades.entry_time[place] for place in self.places) if first is None else first
+            if first is None:
+                # an entry may be stored that is later than the closing
+                first = min(within[0][0], *(trades.entry_time[place] for place in self.places))
             last = within[-1][0] if last is None else last
         self.first, self.last = first, last
         self.ledger = self._make_ledger()
@@ -260,9 +262,12 @@ class _Performance:
         if self.first is None or self.last is None or not self.places:
             self.day_hours: list[tuple[int, int]] = []
             return []
-        (first, _), (last, _) = find_day_hours((self.first, self.last), self.scope.zone)
-        self.day_hours = find_day_hours(self.ledger.closed_at, self.scope.zone)
-        return list_days(first, last, group(self.ledger, (day for day, _ in self.day_hours)))
+        ends, self.day_hours = (
+            find_day_hours(times, self.scope.zone) for times in ((self.first, self.last), self.ledger.closed_at)
+        )
+        # where clocks are set back past midnight, a later time may have the earlier date
+        dates = [day for day, _ in (*ends, *self.day_hours)]
+        return list_days(min(dates), max(dates), group(self.ledger, (day for day, _ in self.day_hours)))
 
     def _find_days(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
         balance = self.scope.starting_balance

@@ -386,7 +386,8 @@ class TradeRepository(FillApplier):
         All trades of the exchange are read, in one statement, hence from one snapshot, and the figures are computed in a thread.
 
         Args:
-            start: start of the time window, inclusive; naive times are UTC. None: the earliest entry_time of the trades.
+            start: start of the time window, inclusive; naive times are UTC. None: the earliest entry_time or
+                closing of the trades.
             end: end of the time window, inclusive. None: the latest closing; an idle bot gives the current time.
             exchange: only trades of this exchange; None: of all exchanges.
             symbol: only trades of this symbol; None: of all.

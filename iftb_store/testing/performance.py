@@ -147,6 +147,23 @@ class ReportTests(SuiteFixtures):
         assert [point.equity for point in report.equity] == [Decimal(0), Decimal(2), Decimal(1)]
         assert report.max_drawdown == Decimal(1)
 
+    async def test_a_trade_that_was_entered_after_its_closing_counts_in_every_list(self, db: DatabaseManager) -> None:
+        repository = await store(db, closed("a", "5", entry_time=T0 + 48 * HOUR))
+        report = await repository.get_performance(starting_balance=Decimal(100))
+        assert (report.start, report.end, report.days, report.exposure) == (T0 + HOUR, T0 + HOUR, 1, None)
+        assert [(day.net_pnl, day.balance) for day in report.daily] == [(Decimal(5), Decimal(105))]
+        assert [group.net_pnl for group in report.by_weekday.values()] == [Decimal(5)]
+        assert report.total_return_pct == Decimal(5)
+
+    async def test_every_trade_is_in_a_day_where_clocks_go_back_past_midnight(self, db: DatabaseManager) -> None:
+        # in Newfoundland, one minute after the midnight of 2010-11-07 it was 23:01 of the day before
+        back = datetime(2010, 11, 7, 2, 31, tzinfo=UTC)
+        entered: dict[str, Any] = {"entry_time": back - HOUR / 120}
+        repository = await store(db, closed("a", "5", exit_time=back + HOUR / 60, **entered))
+        report = await repository.get_performance(tz=ZoneInfo("America/St_Johns"))
+        assert [(day.period.day, day.net_pnl) for day in report.daily] == [(6, Decimal(5)), (7, Decimal(0))]
+        assert report.best_day is not None
+
     async def test_the_open_trades_of_a_session_that_has_not_committed_count(self, db: DatabaseManager) -> None:
         async with db.get_session() as session:
             await TradeRepository(session).insert(trade("open"))
