@@ -9,16 +9,17 @@ from decimal import Decimal
 from iftb_store.abilities import ConnectedStore
 from iftb_store.analytics.coverage import count_missing
 from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.numbers import EXACT
 from iftb_store.analytics.performance import PerformanceScope
 from iftb_store.html_report.candles import MOST
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
 from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.registry import get_stores
-from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.performance import read_performance
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
+from iftb_store.schema.table_spec import EVENTS, RowFilter
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, Timeframe, align
 
 _FIRST, _LAST = datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999)
@@ -93,10 +94,21 @@ async def _read_records(session: Session, data: ReportData) -> None:
     selection = {"symbol": scope.symbol, "side": scope.side, "exchange": scope.exchange}
     stored = await TradeRepository(session).get_range(_FIRST, _LAST, **selection)  # type: ignore[arg-type]
     data.trades = _list_closed(stored, data.performance, scope)
-    data.positions = await PositionRepository(session).get_open_positions(scope.exchange)
-    events = SystemEventRepository(session)
-    recent = [event for severity in SEVERE for event in await events.get_recent_events(severity, MOST_EVENTS)]  # type: ignore[arg-type]
-    data.events = sorted((event for event in recent if _is_within(event.created_at, scope)), key=_read_age, reverse=True)
+    data.positions = [
+        position
+        for position in await PositionRepository(session).get_open_positions(scope.exchange)
+        if scope.symbol in (None, position.symbol) and scope.side in (None, position.side)
+    ]
+    data.events = await _read_events(session, scope)
+
+
+async def _read_events(session: Session, scope: PerformanceScope) -> list[SystemEvent]:
+    """Return the newest severe events of the window, newest first."""
+    found: list[SystemEvent] = []
+    for severity in SEVERE:
+        selection = RowFilter(EVENTS, {"severity": severity}, scope.start, scope.end, limit=MOST_EVENTS)
+        found += await get_stores(session).records.select(selection, descending=True)
+    return sorted(found, key=_read_age, reverse=True)
 
 
 def _list_closed(trades: list[Trade], report: PerformanceReport, scope: PerformanceScope) -> list[ClosedTrade]:
@@ -105,7 +117,7 @@ def _list_closed(trades: list[Trade], report: PerformanceReport, scope: Performa
     for trade in trades:
         closed_at = trade.exit_time or trade.updated_at
         if trade.realized_pnl is not None and closed_at is not None and _is_within(closed_at, scope):
-            net = trade.realized_pnl if report.fees == "included" else trade.realized_pnl - trade.fee
+            net = trade.realized_pnl if report.fees == "included" else EXACT.subtract(trade.realized_pnl, trade.fee)
             found.append(ClosedTrade(trade, closed_at, net))
     return sorted(found, key=lambda one: (one.closed_at, one.trade.id or 0))
 

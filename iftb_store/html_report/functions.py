@@ -94,9 +94,9 @@ async def report(
     Args:
         db: the connected store.
         path: the file to write, whose name ends in .html; None: none, the page is only returned.
-        exchange: only trades and bars of this exchange; None: of all.
-        symbol: only trades and bars of this symbol; None: of all.
-        side: only long or only short trades; None: both.
+        exchange: only trades, positions and bars of this exchange; None: of all. Errors are those of all exchanges.
+        symbol: only trades, positions and bars of this symbol; None: of all. Errors are those of all symbols.
+        side: only long or only short trades and positions; None: both.
         timeframe: the timeframe of the candles; None: that of the series with the most bars.
         start: start of the time window, inclusive; naive times are UTC. None: no limit.
         end: end of the time window, inclusive. None: no limit.

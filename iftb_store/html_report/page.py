@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,12 @@ def _sample_equity(report: PerformanceReport) -> dict[str, Any]:
         step *= 2
     first = _to_seconds(points[0]) // step * step
     values, falls = [float(points[0].equity)], [0.0]
-    for point in points[1:]:
+    for before, point in pairwise(points):
         place = max(-((first - _to_seconds(point)) // step), 1)
         while len(values) <= place:
-            values.append(values[-1])
-            falls.append(falls[-1] if len(values) <= place else 0.0)
+            # what the hour or day begins with: without a closing, it stays
+            values.append(float(before.equity))
+            falls.append(float(before.drawdown))
         values[-1] = float(point.equity)
         falls[-1] = max(falls[-1], float(point.drawdown))
     return {"first": first, "step": step, "values": values, "falls": falls}

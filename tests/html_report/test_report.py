@@ -9,18 +9,19 @@ from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, localcontext
+from decimal import Decimal, Inexact, localcontext
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import iftb_store
-from iftb_store import InvalidValueError, MissingDriverError, OHLCVBar, Series
+from iftb_store import EquityPoint, InvalidValueError, MissingDriverError, OHLCVBar, Position, Series, Trade
 from iftb_store.analytics.coverage import DayCoverage, count_days, count_missing
 from iftb_store.html_report.candles import pack_candles
 from iftb_store.html_report.data import Chart, ReportData
-from iftb_store.html_report.page import POLICY, write_page
+from iftb_store.html_report.page import POLICY, _sample_equity, write_page
 from iftb_store.repositories.performance import make_scope
 from iftb_store.sync import SyncStore, open_store, report
 from tests.conftest import Run
@@ -220,3 +221,42 @@ def test_the_licence_of_the_charts_is_beside_them() -> None:
     assert "Apache License" in (folder / "lightweight-charts.LICENSE").read_text()
     assert "Lightweight Charts™ v5.2.1" in (folder / "lightweight-charts.js").read_text()
     assert "</script" not in (folder / "lightweight-charts.js").read_text() + (folder / "report.js").read_text()
+
+
+def test_the_drawdown_stays_between_closings_what_it_was_after_the_last_one() -> None:
+    points = [(0, 0, 0), (10, -100, 100), (20, 50, 0), (180, 40, 10), (360, 60, 0)]
+    equity = [EquityPoint(START + minutes * MINUTE, Decimal(value), Decimal(fall)) for minutes, value, fall in points]
+    sampled = _sample_equity(SimpleNamespace(equity=equity))  # type: ignore[arg-type]
+    assert sampled["values"] == [0, 50, 50, 40, 40, 40, 60]
+    # of the hour of a closing, the deepest
+    assert sampled["falls"] == [0, 100, 0, 10, 10, 10, 10]
+
+
+def test_the_errors_of_an_earlier_window_are_shown(store: SyncStore) -> None:
+    fill_store(store, bars=0, trades=0, message="long ago")
+    for _ in range(60):
+        store.events.log_event("order", "error", "lately")
+    first, *_ = store.events.get_events()
+    html = report(store, end=first.created_at).html
+    assert "long ago" in html
+    assert "lately" not in html
+
+
+def test_only_positions_of_the_chosen_symbol_and_side_are_shown(store: SyncStore) -> None:
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        store.positions.update_position(Position(symbol, "binance", "long", Decimal(1), Decimal(1), Decimal(1), START))
+    assert "2 open positions" in report(store).html
+    assert "1 open position;" in report(store, symbol="ETHUSDT").html
+    assert "No position is open." in report(store, side="short").html
+
+
+def test_results_are_exact_whatever_the_callers_decimal_context(store: SyncStore) -> None:
+    large = Decimal("98765432109876543210.123456789012345678")
+    for number, fee in enumerate((2, 1)):
+        done = {"exit_time": START, "realized_pnl": large, "fee": Decimal(fee).scaleb(-18), "exit_price": large}
+        trade = Trade(f"T-{number}", "BTCUSDT", "binance", "long", "close", Decimal(1), Decimal(1), START, **done)  # type: ignore[arg-type]
+        store.trades.insert(trade)
+    with localcontext(prec=5, traps=[Inexact]):
+        html = report(store).html
+    best = html[html.index("The best trades") :]
+    assert best.index("T-1") < best.index("T-0")
