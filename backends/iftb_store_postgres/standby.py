@@ -48,6 +48,7 @@ class CommitLog:
     def watch(self, engine: AsyncEngine) -> None:
         """Count the commits of the engine's connections that may have written."""
         event.listen(engine.sync_engine, "commit", self._begin_commit)
+        event.listen(engine.sync_engine, "before_cursor_execute", self._begin_statement)
         event.listen(engine.sync_engine, "checkin", self._end_commit)
         event.listen(engine.sync_engine, "invalidate", self._end_commit)
 
@@ -75,6 +76,16 @@ class CommitLog:
         # a read outside a transaction, and a read-only transaction, have nothing to commit
         if adapter._transaction is None or connection.get_execution_options().get("postgresql_readonly"):
             return
+        self._mark(connection)
+
+    def _begin_statement(self, connection: Connection, *_: Any) -> None:
+        adapter: Any = connection.connection.dbapi_connection
+        if adapter.isolation_level == "autocommit":
+            # it commits by itself; the store's own reads do not come here
+            self._mark(connection)
+
+    def _mark(self, connection: Connection) -> None:
+        """Count a commit that may run until the connection is back in the pool."""
         self._changes += 1
         if not connection.info.get(_COMMITTING):
             connection.info[_COMMITTING] = True

@@ -129,6 +129,16 @@ async def test_a_read_on_the_primary_is_no_commit(db: DatabaseManager, pair: Pai
     assert await reads_on_standby(db)
 
 
+@pytest.mark.usefixtures("paused")
+async def test_a_statement_that_commits_by_itself_is_a_commit(db: DatabaseManager) -> None:
+    async with db.get_session() as session:
+        assert isinstance(session, AsyncSession)
+        connection = await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        await connection.execute(text("INSERT INTO system_events (event_type, severity, message) VALUES ('own', 'info', '')"))
+        assert len(await SystemEventRepository(db).get_recent_events()) == 1
+    assert len(await SystemEventRepository(db).get_recent_events()) == 1
+
+
 async def commit_in_a_session(db: DatabaseManager) -> None:
     async with db.get_session() as session:
         await OHLCVRepository(session).insert_many(hourly(1))

@@ -256,7 +256,8 @@ def test_results_are_exact_whatever_the_callers_decimal_context(store: SyncStore
         done = {"exit_time": START, "realized_pnl": large, "fee": Decimal(fee).scaleb(-18), "exit_price": large}
         trade = Trade(f"T-{number}", "BTCUSDT", "binance", "long", "close", Decimal(1), Decimal(1), START, **done)  # type: ignore[arg-type]
         store.trades.insert(trade)
-    with localcontext(prec=5, traps=[Inexact]):
+    with localcontext(prec=5) as context:
+        context.traps[Inexact] = True
         html = report(store).html
     best = html[html.index("The best trades") :]
     assert best.index("T-1") < best.index("T-0")
