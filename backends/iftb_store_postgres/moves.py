@@ -59,8 +59,11 @@ _OBSTACLES = """
     UNION ALL SELECT concat('the statistics ', stxname) FROM pg_statistic_ext WHERE stxrelid = $1
     UNION ALL SELECT concat('the table ', CAST(inhrelid AS regclass), ', which inherits from it') FROM pg_inherits
         WHERE inhparent = $1
-    UNION ALL SELECT concat('its place in the publication ', pubname) FROM pg_publication_rel
-        JOIN pg_publication ON pg_publication.oid = prpubid WHERE prrelid = $1
+    UNION ALL SELECT DISTINCT concat('its place in the publication ', pubname)
+        FROM pg_publication_tables AS published, pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE pg_class.oid = $1 AND (published.schemaname, published.tablename) = (nspname, relname)
+    UNION ALL SELECT concat('the storage parameter ', option) FROM pg_class, unnest(reloptions) AS option WHERE pg_class.oid = $1
+    UNION ALL SELECT 'a replica identity' FROM pg_class WHERE pg_class.oid = $1 AND relreplident <> 'd'
     UNION ALL SELECT DISTINCT concat('the view ', CAST(ev_class AS regclass)) FROM pg_depend
         JOIN pg_rewrite ON pg_rewrite.oid = objid AND classid = CAST('pg_catalog.pg_rewrite' AS regclass)
         WHERE refclassid = CAST('pg_catalog.pg_class' AS regclass) AND refobjid = $1 AND ev_class <> $1

@@ -27,7 +27,18 @@ _LOCK_WAIT = 500
 _PATIENCE = 300.0
 # seconds between two attempts, at most
 _PAUSE = 1.0
-_PASSING = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+
+class OlderSnapshotError(Exception):
+    """A transaction would not find the moved bars: its snapshot is older, but it would look for them in the new partition."""
+
+
+_PASSING = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, OlderSnapshotError)
+# the transactions that have a snapshot: a repeatable read one keeps it, also while it is idle, a read committed one does not
+_SNAPSHOTS = """
+    SELECT pid, CAST(backend_xmin AS text), coalesce(state LIKE 'idle in transaction%', false) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL
+        AND coalesce(backend_type, 'client backend') = 'client backend'"""
 
 # before the search_path is set, so every operator is from pg_catalog
 _TABLE = """
@@ -113,8 +124,8 @@ async def attempt(work: Callable[[], Awaitable[T]]) -> T:
         except _PASSING as error:
             if monotonic() > until:
                 raise operational_error(
-                    f"other transactions have kept the table of bars locked for {_PATIENCE:.0f} s; end them (pg_locks and "
-                    "pg_stat_activity show them), then run this again, which continues",
+                    f"other transactions have kept the table of bars locked or an older snapshot open for {_PATIENCE:.0f} s; end "
+                    "them (pg_locks and pg_stat_activity show them), then run this again, which continues",
                     error,
                     transient=True,
                 ) from error
@@ -220,22 +231,30 @@ async def create_missing(connection: asyncpg.Connection, *, ahead: int, start: d
             "CREATE TABLE … PARTITION OF ohlcv FOR VALUES …"
         )
     starts = {*list_periods(datetime.now(UTC), by, ahead=ahead, start=start)}
+    stored: set[datetime] = set()
     async with transaction(connection, table):
         for name in (one.name for one in partitioning.partitions if one.is_default):
             found = await connection.fetch(stored_periods_sql(f"{table.schema}.{quote(name)}", by))
-            starts |= {row["start"] for row in found}
-    missing = [one for one in sorted(starts) if not _is_covered(one, by, partitioning.partitions)]
+            stored |= {row["start"] for row in found}
+    missing = [one for one in starts | stored if not _is_covered(one, by, partitioning.partitions)]
     refuse_many(len(partitioning.partitions) + len(missing), by)
-    created: list[str] = []
-    for one in missing:
+    created: list[datetime] = []
+    refused: list[SchemaError] = []
+    # first those without bars in the default partition: no older transaction can keep them waiting
+    for one in sorted(missing, key=lambda one: (one in stored, one)):
 
         async def create(one: datetime = one) -> bool:
             async with transaction(connection, table):
                 return await _create_one(connection, table, one, by)
 
-        if await attempt(create):
-            created.append(name_period(one, by))
-    return tuple(created)
+        try:
+            if await attempt(create):
+                created.append(one)
+        except SchemaError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return tuple(name_period(one, by) for one in sorted(created))
 
 
 def refuse_many(count: int, by: str) -> None:
@@ -264,23 +283,39 @@ def _is_covered(start: datetime, by: str, partitions: Iterable[BarPartition]) ->
 
 
 async def _create_one(connection: asyncpg.Connection, table: BarTable, start: datetime, by: str) -> bool:
-    """Create the partition of a period, with its bars from the default partition; return False if there is one by now."""
+    """Create the partition of a period, with its bars from the default partition; return False if there is one by now.
+
+    Raises:
+        OlderSnapshotError: another transaction with an older snapshot would see the bars neither there nor here.
+        SchemaError: a table that is no partition has the name.
+    """
     schema, name, end = table.schema, f"{table.schema}.{name_period(start, by)}", end_period(start, by)
     # it conflicts with itself, so that two calls run one after the other; readers and writers continue
     await connection.execute(f"LOCK TABLE ONLY {schema}.ohlcv IN SHARE UPDATE EXCLUSIVE MODE")
     partitions = [_parse(*row) for row in await connection.fetch(_partitions_of(table))]
     if _is_covered(start, by, partitions):
         return False
+    if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name):
+        raise SchemaError(
+            f"{name} already exists and is no partition of ohlcv, e.g. because it was detached; attach it, rename it or drop it, "
+            "then run this again. The other missing partitions were created"
+        )
     await connection.execute(f"CREATE TABLE {name} (LIKE {schema}.ohlcv INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
     window = f"timestamp >= '{start}' AND timestamp < '{end}'"
+    snapshots, moved = [tuple(row) for row in await connection.fetch(_SNAPSHOTS)], 0
     for default in (f"{schema}.{quote(one.name)}" for one in partitions if one.is_default):
         await connection.execute(f"LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE")
-        await connection.execute(
+        status = await connection.execute(
             f"WITH moved AS (DELETE FROM {default} WHERE {window} RETURNING {table.names}) "
             f"INSERT INTO {name} ({table.names}) SELECT {table.names} FROM moved"
         )
+        moved += int(status.rpartition(" ")[2])
     # unlike CREATE TABLE … PARTITION OF, it does not keep readers of the other partitions waiting
     await connection.execute(f"ALTER TABLE {schema}.ohlcv ATTACH PARTITION {name} FOR VALUES FROM ('{start}') TO ('{end}')")
+    if moved:
+        now = [(pid, oldest, is_idle) for pid, oldest, is_idle in await connection.fetch(_SNAPSHOTS)]
+        if any(is_idle or (pid, oldest) in {one[:2] for one in snapshots} for pid, oldest, is_idle in now):
+            raise OlderSnapshotError
     return True
 
 

@@ -82,8 +82,10 @@ async def create_partitions(db: ConnectedStore, *, ahead: int = AHEAD, start: da
     Raises:
         InvalidValueError: an argument has an invalid value.
         Unsupported: the engine has no partitions.
-        SchemaError: the table of bars is not partitioned, or not by months or years.
-        OperationalError: the database failed; a TransientError if others kept the default partition locked for minutes.
+        SchemaError: the table of bars is not partitioned, or not by months or years; or another table has the name of a new
+            partition, e.g. one that was detached: then the others were created.
+        OperationalError: the database failed; a TransientError if others kept the default partition locked, or a snapshot open
+            that is older than the move of its bars, for minutes: then the partitions without such bars were created.
 
     Example:
         async with DatabaseManager("postgresql://bot:secret@localhost/iftb") as db:
