@@ -20,6 +20,7 @@ from iftb_store.schema.tables import Base
 from iftb_store.schema.views import create_view_sql
 from iftb_store_postgres.partitions import (
     BarTable,
+    OlderSnapshotError,
     attempt,
     create_sql,
     find_table,
@@ -82,6 +83,13 @@ _IDENTITY = "SELECT attidentity = 'd' FROM pg_attribute WHERE attrelid = $1 AND 
 _COLUMNS = """
     SELECT array_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), attcollation, attnotnull) ORDER BY attname)
     FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped"""
+# whether a standby reports a snapshot, every 10 s by default, that is older than the last batch
+_OLDER_ON_STANDBYS = """
+    SELECT EXISTS (
+        SELECT FROM {move} AS move, (
+            SELECT backend_xmin AS oldest FROM pg_stat_replication
+            UNION ALL SELECT xmin FROM pg_replication_slots WHERE slot_type = 'physical' AND active) AS standby
+        WHERE age(standby.oldest) >= age(move.xmin))"""
 # the statements that give a new relation the rights of an old one
 _REVOKES = """
     SELECT DISTINCT format('REVOKE ALL ON {kind} {{new}} FROM %s', CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(
@@ -332,7 +340,8 @@ class Move:
         """Wait until no transaction has a snapshot that is older than the last batch.
 
         Such a transaction would find the new table under the name ohlcv, without the bars that were copied later than its
-        snapshot. CREATE INDEX CONCURRENTLY waits for the same reason; nobody waits for it.
+        snapshot. CREATE INDEX CONCURRENTLY waits for the same reason; nobody waits for it. Snapshots on standbys are known
+        if these have hot_standby_feedback; without it, a standby usually cancels them when it replays a cleanup.
         """
         # another process may do the same, and one of both may have to try again
         index = f"{_MOVE}_{secrets.token_hex(4)}"
@@ -340,6 +349,9 @@ class Move:
         async def wait() -> None:
             await self._connection.execute(f"DROP INDEX IF EXISTS {self._table.schema}.{index}")
             await self._connection.execute(f"CREATE INDEX CONCURRENTLY {index} ON {self._move} (copied)")
+            async with transaction(self._connection, self._table):
+                if await self._connection.fetchval(_OLDER_ON_STANDBYS.format(move=self._move)):
+                    raise OlderSnapshotError
 
         await attempt(wait)
 

@@ -63,7 +63,9 @@ async def warn_of_bars(backend: object, stores: Stores, series: RowFilter) -> No
     async def find() -> str | None:
         if await stores.bars.read(replace(series, limit=1)):
             return None
-        return next((f"the exchange {show(name)}" for name in await find_exchanges(stores, series)), None)
+        # a bar of the default exchange may have been stored meanwhile
+        names = await find_exchanges(stores, series)
+        return next((f"the exchange {show(name)}" for name in names if name != DEFAULT_EXCHANGE), None)
 
     await warn_of_others(backend, series, find)
 
@@ -74,7 +76,9 @@ async def warn_of_records(backend: object, stores: Stores, rows: RowFilter) -> N
     async def find() -> str | None:
         equal = {name: value for name, value in rows.equal.items() if name != "exchange"}
         others = await stores.records.select(replace(rows, equal=equal, limit=1))
-        return f"the exchange {show(others[0].exchange)}" if others else None
+        # a row of the default exchange may have been stored meanwhile
+        other = others[0].exchange if others else DEFAULT_EXCHANGE
+        return f"the exchange {show(other)}" if other != DEFAULT_EXCHANGE else None
 
     await warn_of_others(backend, rows, find)
 

@@ -383,3 +383,27 @@ def test_a_promoted_standby_is_not_read(caplog: pytest.LogCaptureFixture) -> Non
         db.ohlcv.insert_many(hourly(1))
         assert len(db.ohlcv.get_latest("BTCUSDT", "1h", 1)) == 1
         assert "it is no standby: it is not in recovery, and is not the primary" in caplog.text
+
+
+async def test_a_move_into_partitions_waits_for_an_older_snapshot_on_the_standby(
+    pair: Pair, db: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in ("hot_standby_feedback = on", "wal_receiver_status_interval = 1"):
+        await fetch_value(pair.standby_url, f"ALTER SYSTEM SET {setting}")
+    await fetch_value(pair.standby_url, "SELECT pg_reload_conf()")
+    await OHLCVRepository(db).insert_many(hourly(3))
+    await wait_for_standby(db)
+    assert len(await OHLCVRepository(db).get_latest("BTCUSDT", "1h")) == 3
+    async with asyncio.timeout(60):
+        while await fetch_value(pair.url, "SELECT CAST(backend_xmin AS text) FROM pg_stat_replication") is None:
+            pass
+    monkeypatch.setattr("iftb_store_postgres.partitions._PATIENCE", 0.0)
+    async with db.get_session(isolation="snapshot") as session:
+        assert await session.scalar(text("SELECT count(*) FROM trades WHERE pg_is_in_recovery()")) == 0
+        with pytest.raises(TransientError, match="older snapshot"):
+            await partition_bars(db)
+        assert len(await OHLCVRepository(session).get_latest("BTCUSDT", "1h")) == 3
+    monkeypatch.setattr("iftb_store_postgres.partitions._PATIENCE", 60.0)
+    assert (await partition_bars(db)).by == "month"
+    await fetch_value(pair.standby_url, "ALTER SYSTEM RESET ALL")
+    await fetch_value(pair.standby_url, "SELECT pg_reload_conf()")
