@@ -258,6 +258,8 @@ class SyncTradeRepository:
         starting_balance: Decimal | None = None,
         fees: Fees = "apart",
         tz: tzinfo = ...,
+        currency: str | None = None,
+        **filters: Unpack[TradeFilters],
     ) -> PerformanceReport:
         """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
 
@@ -650,6 +652,11 @@ def report(
     starting_balance: Decimal | None = None,
     fees: Fees = "apart",
     tz: tzinfo = ...,
+    account: str | None = None,
+    strategy: str | None = None,
+    exit_reason: str | None = None,
+    tag: str | None = None,
+    currency: str | None = None,
     title: str = "Trading report",
     overwrite: bool = False,
 ) -> HtmlReport:

@@ -19,11 +19,13 @@ from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.performance import read_performance
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
+from iftb_store.values.choices import Severity
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, Timeframe, align
 
 _FIRST, _LAST = datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999)
 #: The severities of the events that are shown, and how many events of each.
-SEVERE, MOST_EVENTS = ("critical", "error"), 50
+SEVERE: tuple[Severity, ...] = ("critical", "error")
+MOST_EVENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,15 @@ async def read_report(db: ConnectedStore, scope: PerformanceScope, timeframe: Ti
 async def _read_records(session: Session, data: ReportData) -> None:
     scope = data.scope
     data.performance = await read_performance(get_stores(session), scope)
-    selection = {"symbol": scope.symbol, "side": scope.side, "exchange": scope.exchange}
-    stored = await TradeRepository(session).get_range(_FIRST, _LAST, **selection)  # type: ignore[arg-type]
+    names = ("symbol", "side", "exchange", "account", "strategy", "exit_reason", "tag")
+    selection = {name: getattr(scope, name) for name in names}
+    stored = await TradeRepository(session).get_range(_FIRST, _LAST, **selection)
     data.trades = _list_closed(stored, data.performance, scope)
-    data.positions = await PositionRepository(session).get_open_positions(scope.exchange)
+    data.positions = await PositionRepository(session).get_open_positions(scope.exchange, account=scope.account)
     events = SystemEventRepository(session)
-    recent = [event for severity in SEVERE for event in await events.get_recent_events(severity, MOST_EVENTS)]  # type: ignore[arg-type]
+    recent = [
+        event for severity in SEVERE for event in await events.get_recent_events(severity, MOST_EVENTS, account=scope.account)
+    ]
     data.events = sorted((event for event in recent if _is_within(event.created_at, scope)), key=_find_age, reverse=True)
 
 

@@ -19,6 +19,7 @@ from iftb_store.analytics.shown import (
     format_group_key,
     format_money,
     list_group_cells,
+    list_groups,
 )
 from iftb_store.html_report.candles import MOST
 from iftb_store.html_report.data import Chart, ClosedTrade, ReportData, list_worst_gaps
@@ -90,6 +91,11 @@ def _write_equity(report: PerformanceReport) -> Markup | None:
     )
     label = f"Equity and drawdown, from {begin} to {end}; the deepest drawdown is {deepest}"
     note = "The equity is that of closed trades; open ones do not count."
+    if report.marked_equity:
+        note = (
+            "The equity is that of closed trades. The dashed line is marked to market: the stored balances with the unrealized "
+            "pnl of open positions, without deposits and withdrawals."
+        )
     falls = [
         [
             format_moment(one.start),
@@ -147,9 +153,10 @@ def _write_periods(report: PerformanceReport) -> Markup:
 
 def _write_groups(report: PerformanceReport) -> Markup:
     tables: list[Markup] = []
-    for name, title in GROUPS.items():
+    for name in list_groups(report):
         groups: dict[Any, Any] = getattr(report, name)
-        if groups and name != "by_weekday":
+        if name != "by_weekday":
+            title = GROUPS[name]
             rows = [[format_group_key(name, key), *list_group_cells(group)] for key, group in groups.items()]
             tables.append(_scrolled(table([title, *GROUP_TITLES], rows, caption=f"By {title}"), f"By {title}"))
     return _section("groups", "By symbol, side and more", *tables)

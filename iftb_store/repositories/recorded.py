@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.protocols import Stores
 from iftb_store.registry import require_arrow
 from iftb_store.repositories.base import AccountRepository, check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_records
@@ -125,17 +127,12 @@ class RecordedRepository(AccountRepository):
         return replace(rows, start=first, end=last)
 
     async def _read_lists(self, window: RowFilter, size: int) -> AsyncGenerator[list[Any]]:
-        # a list begins at the last time of the one before, whose rows are left out
-        seen: set[int | None] = set()
-        async with self._stores(snapshot=True) as stores:
-            while batch := [
-                row for row in await stores.records.select(replace(window, limit=size + len(seen))) if row.id not in seen
-            ]:
-                last = getattr(batch[-1], window.table.time)
-                same = {row.id for row in batch if getattr(row, window.table.time) == last}
-                seen, window = (seen | same if last == window.start else same), replace(window, start=last)
+        found = False
+        async with self._stores(snapshot=True) as stores, aclosing(read_lists(stores, window, size)) as batches:
+            async for batch in batches:
+                found = True
                 yield batch
-            if not seen:
+            if not found:
                 await warn_of_records(self._backend, stores, window)
 
     async def _write_table(self, data: ArrowData, given: Mapping[str, object], decimals: Decimals | None) -> int:
@@ -155,3 +152,15 @@ class RecordedRepository(AccountRepository):
         required: dict[str, Any] = dict.fromkeys(name for name in self._checks if name not in self._optional)
         model = self._scanned.model
         return sum(await self._record_rows([model(**{**required, **row}) for row in rows], "row {}: ", 1))
+
+
+async def read_lists(stores: Stores, window: RowFilter, size: int) -> AsyncGenerator[list[Any]]:
+    """Yield the selected rows by time, then id, as lists of at most ``size``; none is empty."""
+    # a list begins at the last time of the one before, whose rows are left out
+    seen: set[int | None] = set()
+    time = window.table.time
+    while batch := [row for row in await stores.records.select(replace(window, limit=size + len(seen))) if row.id not in seen]:
+        last = getattr(batch[-1], time)
+        same = {row.id for row in batch if getattr(row, time) == last}
+        seen, window = (seen | same if last == window.start else same), replace(window, start=last)
+        yield batch

@@ -375,15 +375,17 @@ class TradeRepository(FillApplier):
         starting_balance: Decimal | None = None,
         fees: Fees = "apart",
         tz: tzinfo = UTC,
+        currency: str | None = None,
+        **filters: Unpack[TradeFilters],
     ) -> PerformanceReport:
         """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined.
 
         A trade counts if its realized_pnl is set, whatever its action, and it was closed in the window: at its exit_time, or at
         its updated_at, if it has no exit_time. `iftb_store.PerformanceReport` defines every figure. The sums take every
-        realized_pnl for the same currency: if pairs in BTC and in USDT are stored, name a symbol. There is no column for
-        funding: a bot adds it to the fee, negative if received, or to realized_pnl.
+        realized_pnl for the same currency: if pairs in BTC and in USDT are stored, name a symbol. The funding that the ledger
+        has is reported apart, and added to nothing.
 
-        All trades of the exchange are read, in one statement, hence from one snapshot, and the figures are computed in a thread.
+        All is read from one snapshot, if the engine has snapshots, and the figures are computed in a thread.
 
         Args:
             start: start of the time window, inclusive; naive times are UTC. None: the earliest entry_time of the trades.
@@ -391,11 +393,13 @@ class TradeRepository(FillApplier):
             exchange: only trades of this exchange; None: of all exchanges.
             symbol: only trades of this symbol; None: of all.
             side: only long or only short trades; None: both.
-            starting_balance: the balance at the start, above 0; without it, figures that need one are None, e.g. the Sharpe
-                ratio; pnl_sharpe is there without it.
+            starting_balance: the balance at the start, above 0; None: that of the stored snapshots of balances. Without either,
+                figures that need one are None, e.g. the Sharpe ratio; pnl_sharpe is there without it.
             fees: what the stored realized_pnl is: "apart": before fees, and the net result is realized_pnl - fee; "included":
                 fees are subtracted already, and realized_pnl is the net result.
             tz: the time zone of the days, weekdays and hours, e.g. ``zoneinfo.ZoneInfo("Europe/Berlin")``.
+            currency: the currency of the snapshots to use, e.g. USDT; None: any, if all are of one currency.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The report; without trades the counts and sums are 0, the lists are empty, and all else is None.
@@ -407,15 +411,23 @@ class TradeRepository(FillApplier):
             report = await trades.get_performance(starting_balance=Decimal(100))
             (report.total_trades, report.net_pnl, report.final_balance)  # -> (1, Decimal('0.725'), Decimal('100.725'))
             report.profit_factor is None  # -> True
+            (await trades.get_performance(tag="breakout")).by_tag["breakout"].net_pnl  # -> Decimal('0.725')
         """
         from iftb_store.repositories.performance import make_scope, read_performance
 
-        scope = make_scope(start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, fees=fees, tz=tz)
-        async with self._stores() as stores:
+        selection = self._filter(filters, symbol, side, exchange)
+        given: dict[str, Any] = {**filters, "account": selection.equal.get("account"), "fees": fees, "tz": tz}
+        scope = make_scope(
+            start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, currency=currency, **given
+        )
+
+        async def read(stores: Stores) -> PerformanceReport:
             report = await read_performance(stores, scope)
             if not report.total_trades:
-                await warn_of_records(self._backend, stores, self._filter({}, exchange=exchange, symbol=symbol, side=side))
-        return report
+                await warn_of_records(self._backend, stores, selection)
+            return report
+
+        return await self._read(read, snapshot=True)
 
     def _log_incomplete(self, trade: Trade) -> None:
         """Log a warning, once for each manager, if a trade is closed without its exit_price or realized_pnl."""

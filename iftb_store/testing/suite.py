@@ -28,6 +28,7 @@ from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.many_series import ManySeriesTests
 from iftb_store.testing.misuse import MisuseTests
 from iftb_store.testing.performance import PerformanceTests
+from iftb_store.testing.performance_groups import PerformanceGroupTests
 from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
@@ -60,6 +61,7 @@ class BackendConformance(
     TradeTests,
     StatisticsTests,
     PerformanceTests,
+    PerformanceGroupTests,
     PositionTests,
     EventTests,
     FillTests,
