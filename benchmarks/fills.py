@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import aiosqlite
 import asyncpg
 import duckdb
 import pyarrow as pa
@@ -111,6 +112,7 @@ async def _open_sqlite(folder: Path) -> AsyncIterator[tuple[str, Write, Write]]:
     async with DatabaseManager(f"sqlite:///{folder / 'raw.db'}") as made:
         await made.create_tables()
     connection = sqlite3.connect(folder / "raw.db", isolation_level=None)
+    other = await aiosqlite.connect(folder / "raw.db", isolation_level=None)
     marks = ", ".join("?" * len(COLUMNS))
     insert = f"INSERT INTO fills ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
 
@@ -121,10 +123,13 @@ async def _open_sqlite(folder: Path) -> AsyncIterator[tuple[str, Write, Write]]:
 
     async def insert_each(fills: Sequence[Fill]) -> None:
         for fill in fills:
-            await write([fill])
+            await other.execute("BEGIN IMMEDIATE")
+            await other.execute(insert, _encode(fill))
+            await other.commit()
 
     yield f"sqlite:///{folder / 'ours.db'}", write, insert_each
     connection.close()
+    await other.close()
 
 
 @asynccontextmanager

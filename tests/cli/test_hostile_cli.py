@@ -26,12 +26,14 @@ _CHOOSING = {
         ("exchanges", "--exchange"),
         ("symbols", "--symbol"),
         ("timeframes", "--timeframe"),
+        ("accounts", "--account"),
         ("start", "--start"),
         ("end", "--end"),
         ("since", "--since"),
     )
 }
 STORE = ("sqlite:///store.db",)
+_FILTERS = {"account": "--account", "strategy": "--strategy", "exit_reason": "--exit-reason", "tag": "--tag"}
 #: For each command, the words before the hostile one, by the name of the parameter.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
@@ -61,6 +63,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "exchange": (*STORE, "-o", "out.csv", "--overwrite", "--exchange"),
         "symbol": (*STORE, "-o", "out.csv", "--overwrite", "--symbol"),
         "timeframe": (*STORE, "-o", "out.csv", "--overwrite", "--timeframe"),
+        "account": (*STORE, "-o", "out.csv", "--overwrite", "--table", "fills", "--account"),
         "start": (*STORE, "-o", "out.csv", "--overwrite", "--start"),
         "end": (*STORE, "-o", "out.csv", "--overwrite", "--end"),
         "decimals": (*STORE, "-o", "out.csv", "--overwrite", "--decimals"),
@@ -87,26 +90,37 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "limit": ("sqlite:///store.db", *SERIES, "--limit"),
         "exchange": ("sqlite:///store.db", *SERIES, "--exchange"),
     },
-    "stats": {"url": (), "days": ("sqlite:///store.db", "--days"), "exchange": ("sqlite:///store.db", "--exchange")},
+    "stats": {
+        "url": (),
+        "days": (*STORE, "--days"),
+        "exchange": (*STORE, "--exchange"),
+        **{name: (*STORE, option) for name, option in _FILTERS.items()},
+    },
     "performance": {
         "url": (),
-        **{name: (*STORE, f"--{name}") for name in ("exchange", "symbol", "side", "balance", "fees", "tz", "start", "end")},
+        **{
+            name: (*STORE, f"--{name}")
+            for name in ("exchange", "symbol", "side", "balance", "currency", "fees", "tz", "start", "end")
+        },
+        **{name: (*STORE, option) for name, option in _FILTERS.items()},
     },
     "report": {
         "url": ("--overwrite",),
         "output": (*STORE, "--overwrite", "-o"),
         **{
             name: (*STORE, "--overwrite", f"--{name}")
-            for name in ("exchange", "symbol", "side", "timeframe", "balance", "fees", "tz", "start", "end", "title")
+            for name in ("exchange", "symbol", "side", "timeframe", "balance", "currency", "fees", "tz", "start", "end", "title")
         },
+        **{name: (*STORE, "--overwrite", option) for name, option in _FILTERS.items()},
     },
-    "positions": {"url": (), "exchange": ("sqlite:///store.db", "--exchange")},
+    "positions": {"url": (), "exchange": (*STORE, "--exchange"), "account": (*STORE, "--account")},
     "backup": {"url": (), "file": ("sqlite:///store.db",)},
     "restore": {"file": (), "url": ("saved",)},
     "events": {
         "url": (),
         "severity": ("sqlite:///store.db", "--severity"),
         "limit": ("sqlite:///store.db", "--limit"),
+        "account": (*STORE, "--account"),
     },
 }
 #: Words that follow the hostile one.
