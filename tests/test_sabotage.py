@@ -38,6 +38,13 @@ _SABOTAGES = [
     Sabotage("sums floats", "test_sums_keep_the_last_place_beside_the_largest_number", "sums must be exact"),
     Sabotage("reopens a position", "test_a_closed_position_is_not_changed_by_a_stale_object", "must not be opened again"),
     Sabotage("ignores the account", "test_an_account_sees_its_own_trades_only", "must see its own rows only"),
+    Sabotage("loses a fee", "test_sixteen_tasks_that_apply_at_once_lose_no_fee", "no fill may be lost"),
+    Sabotage(
+        "applies all but the last fill",
+        "test_fills_recorded_and_applied_in_calls_of_their_own_are_not_lost",
+        "no fill may be lost",
+    ),
+    Sabotage("stores a fill twice", "test_a_fill_recorded_twice_is_stored_once", "must be stored once"),
     Sabotage("keeps a connection", "test_a_clean_exit_commits", "must give its connection back"),
     Sabotage(
         "deletes all but the end",

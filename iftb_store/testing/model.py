@@ -1,4 +1,4 @@
-"""A model of the four repositories in plain Python, without SQL: every engine must return and refuse the same as the model.
+"""A model of the repositories in plain Python, without SQL: every engine must return and refuse the same as the model.
 
 The model is written from the contract only and shares no code with the code under test: it computes sums with Fractions, and
 a session is a copy of dicts.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
@@ -33,52 +33,9 @@ from iftb_store import (
 )
 from iftb_store.testing import model_bars
 from iftb_store.testing import model_figures as figures
+from iftb_store.testing import model_money as money
 from iftb_store.testing import model_values as values
-
-_Key = tuple[str, str, str, datetime]
-
-
-class Duplicate(Exception):
-    """Raised by the model if the repositories must raise SQLAlchemy's IntegrityError."""
-
-
-class Number(int):
-    """The model's number of a row, used in place of its id, because ids differ between engines; ``table`` is the row's table."""
-
-    table: str
-
-    def __new__(cls, table: str, number: int) -> Number:
-        made = super().__new__(cls, number)
-        made.table = table
-        return made
-
-    def __repr__(self) -> str:
-        return f"<{self.table} {int(self)}>"
-
-    __str__ = __repr__
-
-    def __format__(self, specification: str) -> str:
-        return repr(self)
-
-
-@dataclass
-class State:
-    """The rows of all tables; rows are replaced but never modified, so a copy of the dicts is a full copy."""
-
-    bars: dict[_Key, OHLCVBar] = field(default_factory=dict)
-    trades: dict[int, Trade] = field(default_factory=dict)
-    positions: dict[int, Position] = field(default_factory=dict)
-    events: list[SystemEvent] = field(default_factory=list)
-
-    def copy(self) -> State:
-        """Return an independent copy."""
-        return State(dict(self.bars), dict(self.trades), dict(self.positions), list(self.events))
-
-    def numbers(self) -> set[Number]:
-        """Return the model's numbers of all rows."""
-        rows: list[OHLCVBar | Trade | Position | SystemEvent] = [*self.bars.values(), *self.trades.values(), *self.events]
-        rows += self.positions.values()
-        return {row.id for row in rows if isinstance(row.id, Number)}
+from iftb_store.testing.model_state import BarKey, Duplicate, Number, Repository, State
 
 
 class Model:
@@ -133,45 +90,12 @@ class ModelSession:
         self.trades = _Trades(model, session, account)
         self.positions = _Positions(model, session, account)
         self.events = _Events(model, session, account)
+        self.fills = money.Fills(model, session, account)
+        self.ledger = money.Ledger(model, session, account)
+        self.balances = money.Balances(model, session, account)
 
 
-class _Repository:
-    def __init__(self, model: Model, session: str | None, account: str | None = None) -> None:
-        self._model = model
-        self._session = session
-        self._account = account
-
-    @property
-    def _seen(self) -> State:
-        return self._model.seen_by(self._session)
-
-    @property
-    def _write(self) -> State:
-        return self._model.written_by(self._session)
-
-    def _now(self) -> datetime:
-        return values.moment(self._model.clock(), "the clock's time")
-
-    @property
-    def _whose(self) -> str:
-        return "" if self._account is None else f" of the account {values.shown(self._account)}"
-
-    def _is_own(self, row: Trade | Position | SystemEvent) -> bool:
-        return self._account in (None, row.account)
-
-    def _require_own(self, account: str | None) -> None:
-        if account is not None and self._account not in (None, account):
-            raise InvalidValueError(
-                f"the account {values.shown(account)} is not {values.shown(self._account)}, whose rows this repository reads and "
-                "writes; create another one for it, or one without account= for all"
-            )
-
-    def _assigned(self, row: Any) -> Any:
-        self._require_own(row.account or None)
-        return row if self._account is None else replace(row, account=self._account)
-
-
-class _Bars(_Repository):
+class _Bars(Repository):
     def insert_many(self, bars: Sequence[OHLCVBar]) -> int:
         checked = values.checked_bars(bars)
         keys = [_key(bar) for bar in checked]
@@ -290,7 +214,7 @@ class _Bars(_Repository):
         return sorted(found, key=lambda bar: bar.timestamp)
 
 
-class _Trades(_Repository):
+class _Trades(money.FillApplier):
     def insert(self, trade: Trade) -> int:
         checked = self._assigned(values.checked(trade))
         if any(stored.trade_id == checked.trade_id for stored in self._seen.trades.values()):
@@ -373,7 +297,7 @@ class _Trades(_Repository):
         return figures.statistics(pnls, fees)
 
 
-class _Positions(_Repository):
+class _Positions(Repository):
     def get_open_positions(self, exchange: str = "binance", *, account: str | None = None) -> list[Position]:
         values.name(exchange, "exchange")
         self._require_own(account)
@@ -448,7 +372,7 @@ class _Positions(_Repository):
         return stored
 
 
-class _Events(_Repository):
+class _Events(Repository):
     def log_event(self, event_type: str, severity: Severity, message: str, **rest: Any) -> None:
         checked = self._assigned(values.checked(SystemEvent(event_type, severity, message, **rest)))
         self._write.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
@@ -465,7 +389,7 @@ class _Events(_Repository):
         return sorted(found, key=lambda event: (event.created_at, event.id), reverse=True)[:limit]
 
 
-def _key(bar: OHLCVBar) -> _Key:
+def _key(bar: OHLCVBar) -> BarKey:
     return bar.exchange, bar.symbol, bar.timeframe, bar.timestamp
 
 
