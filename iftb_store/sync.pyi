@@ -28,6 +28,7 @@ from iftb_store.models import (
     OHLCVBar,
     Position,
     Series,
+    SeriesSpan,
     SystemEvent,
     Trade,
     TradeChanges,
@@ -101,7 +102,12 @@ class SyncOHLCVRepository:
     ) -> UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
-    def list_series(self) -> list[Series]:
+    @overload
+    def list_series(self, *, counts: Literal[True] = True) -> list[Series]:
+        """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
+
+    @overload
+    def list_series(self, *, counts: bool) -> list[Series] | list[SeriesSpan]:
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
 
     def get_range(
