@@ -45,6 +45,11 @@ _SABOTAGES = [
         "no fill may be lost",
     ),
     Sabotage("stores a fill twice", "test_a_fill_recorded_twice_is_stored_once", "must be stored once"),
+    Sabotage(
+        "ignores the account of fills",
+        "test_a_repository_of_an_account_reads_and_writes_its_fills",
+        "must see its own rows only",
+    ),
     Sabotage("keeps a connection", "test_a_clean_exit_commits", "must give its connection back"),
     Sabotage(
         "deletes all but the end",
@@ -92,6 +97,8 @@ _BY_THE_MODEL = [
     Sabotage("ends a stream early", "test_the_model", "bars.stream_range"),
     Sabotage("reports all as updated", "test_the_model", "bars.upsert_many"),
     Sabotage("ignores the account", "test_the_model", "trades."),
+    Sabotage("loses a fee", "test_the_model", "trades."),
+    Sabotage("stores a fill twice", "test_the_model", "fills."),
 ]
 # what an engine may do that is serializable by locks: a writer waits for the session that has read
 _OF_LOCKING = [

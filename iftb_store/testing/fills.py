@@ -233,8 +233,9 @@ class ReadFillsTests(SuiteFixtures):
     async def test_a_repository_of_an_account_reads_and_writes_its_fills(self, db: DatabaseManager) -> None:
         await _store_fills(db)
         repository = FillRepository(db, account="bot-a")
-        assert _ids(await repository.get_by_trade("T-1")) == ["c"]
-        assert _ids(await repository.get_range(T0, T0 + 2 * HOUR, exchange=None)) == ["d", "c"]
+        rule = "a repository of an account must see its own rows only"
+        assert _ids(await repository.get_by_trade("T-1")) == ["c"], rule
+        assert _ids(await repository.get_range(T0, T0 + 2 * HOUR, exchange=None)) == ["d", "c"], rule
         assert await repository.record(fill("a", trade_id="T-1")) is True
         assert await repository.record_many([fill("a", trade_id="T-1", account="bot-a"), fill("e")]) == [False, True]
         assert [item.account for item in await repository.get_by_trade("T-1")] == ["bot-a"] * 2

@@ -237,6 +237,10 @@ async def store_a_fill_twice(call: Call) -> Any:
         return await call.answer(_1=replace(fill, fill_id=f"{fill.fill_id} again {uuid4().hex}"))
 
 
+async def ignore_the_account_of_fills(call: Call) -> Any:
+    return await (ignore_the_account(call) if call.name == "records.select fills" else call.answer())
+
+
 async def order_ties_oldest_first(call: Call) -> Any:
     answer = await call.answer()
     if call.name == "records.select system_events":
@@ -305,6 +309,7 @@ _FAULTS: dict[str, Callable[[Call], Awaitable[Any]]] = {
     "sums floats": sum_floats,
     "reopens a position": reopen_a_position,
     "ignores the account": ignore_the_account,
+    "ignores the account of fills": ignore_the_account_of_fills,
     "loses a fee": lose_a_fee,
     "applies all but the last fill": apply_all_but_the_last_fill,
     "stores a fill twice": store_a_fill_twice,
