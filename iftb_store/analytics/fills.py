@@ -129,7 +129,7 @@ def add_up_stored(fills: Iterable[Fill], side: Side, quote_currency: str | None)
     return summary
 
 
-def check_quantity(fill: Fill) -> None:
+def check_fill_quantity(fill: Fill) -> None:
     """Raise InvalidValueError unless the quantity of a fill is above 0."""
     if fill.quantity <= 0:
         raise InvalidValueError(f"quantity {fill.quantity} of a fill is not above 0; side says whether it bought or sold")
@@ -145,7 +145,7 @@ def _check_fills(fills: Iterable[Fill]) -> list[Fill]:
             raise InvalidValueError(f"fills[{number}] must be a Fill, not {type_name(fill)}")
         try:
             checked.append(Fill(**{name: check(getattr(fill, name), name) for name, check in FILL_CHECKS.items()}))
-            check_quantity(checked[-1])
+            check_fill_quantity(checked[-1])
         except InvalidValueError as error:
             raise InvalidValueError(f"fills[{number}]: {error}") from error
     return checked

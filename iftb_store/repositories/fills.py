@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from iftb_store.analytics.fills import check_quantity
+from iftb_store.analytics.fills import check_fill_quantity
 from iftb_store.errors import FillConflictError
 from iftb_store.models import Fill
 from iftb_store.repositories.base import RecordRepository
@@ -232,7 +232,7 @@ class FillRepository(RecordedRepository, RecordRepository):
 
     def _check(self, row: object) -> Fill:
         checked: Fill = super()._check(row)
-        check_quantity(checked)
+        check_fill_quantity(checked)
         return checked
 
     def _describe(self, row: Fill) -> str:

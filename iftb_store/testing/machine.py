@@ -326,15 +326,19 @@ class _Programme(RuleBasedStateMachine):
 
     @rule(place=_recording, fill=programmes.fills)
     def record_fill(self, place: _Place, fill: dict[str, Any]) -> None:
-        self._call(place, "fills", "record", samples.fill(**fill))
+        # an exchange may report a fill twice
+        for _ in range(2):
+            self._call(place, "fills", "record", samples.fill(**fill))
 
     @rule(place=_recording, fills=st.lists(programmes.fills, max_size=4))
     def record_fills(self, place: _Place, fills: list[dict[str, Any]]) -> None:
-        self._call(place, "fills", "record_many", [samples.fill(**changes) for changes in fills])
+        for _ in range(2):
+            self._call(place, "fills", "record_many", [samples.fill(**changes) for changes in fills])
 
     @rule(place=_recording, trade_id=programmes.trade_ids, quote=programmes.quotes)
     def apply_fills(self, place: _Place, trade_id: str, quote: str | None) -> None:
         self._call(place, "trades", "apply_fills", trade_id, quote_currency=quote)
+        self._call(place, "trades", "get_by_trade_id", trade_id)
 
     @rule(place=_reading, trade_id=programmes.trade_ids, account=st.none() | programmes.accounts)
     def get_fills_of_a_trade(self, place: _Place, trade_id: str, account: str | None) -> None:

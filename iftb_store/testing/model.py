@@ -7,7 +7,7 @@ a session is a copy of dicts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -35,17 +35,11 @@ from iftb_store.testing import model_bars
 from iftb_store.testing import model_figures as figures
 from iftb_store.testing import model_money as money
 from iftb_store.testing import model_values as values
-from iftb_store.testing.model_state import BarKey, Duplicate, Number, Repository, State
+from iftb_store.testing.model_state import BarKey, Database, Duplicate, Repository
 
 
-class Model:
-    """A database with sessions; a session reads the committed rows until its first write, and afterwards its own copy."""
-
-    def __init__(self, clock: Callable[[], datetime]) -> None:
-        self.committed = State()
-        self.clock = clock
-        self._working: dict[str, State] = {}
-        self._numbers = 0
+class Model(Database):
+    """A database with its repositories."""
 
     def at(self, session: str | None, account: str | None = None) -> ModelSession:
         """Return the repositories for a session; for None, repositories that run each call in its own transaction.
@@ -53,33 +47,6 @@ class Model:
         Those of records are the repositories of an account, or of all (None).
         """
         return ModelSession(self, session, account)
-
-    def commit(self, session: str) -> None:
-        """Make the session's copy the committed rows."""
-        self.committed = self._working.pop(session, self.committed)
-
-    def rollback(self, session: str) -> None:
-        """Discard the session's copy."""
-        self._working.pop(session, None)
-
-    def numbers(self) -> set[Number]:
-        """Return the numbers of all rows that are committed or in a session's copy."""
-        return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
-
-    def seen_by(self, session: str | None) -> State:
-        """Return the rows that a session reads: its copy after its first write, otherwise the committed rows."""
-        return self._working.get(session or "", self.committed)
-
-    def written_by(self, session: str | None) -> State:
-        """Return the rows that a session writes to: its copy, created if necessary; for None, the committed rows."""
-        if session is None:
-            return self.committed
-        return self._working.setdefault(session, self.committed.copy())
-
-    def number(self, table: str) -> Number:
-        """Return the next number, for a new row of a table."""
-        self._numbers += 1
-        return Number(table, self._numbers)
 
 
 class ModelSession:
@@ -252,6 +219,10 @@ class _Trades(money.FillApplier):
         values.whole(trade_id, "trade_id (the id that insert returned)")
         found = self._seen.trades.get(trade_id)
         return found if found is not None and self._is_own(found) else None
+
+    def get_by_trade_id(self, trade_id: str) -> Trade | None:
+        values.name(trade_id, "trade_id")
+        return next((item for item in self._seen.trades.values() if item.trade_id == trade_id and self._is_own(item)), None)
 
     def get_recent(self, limit: int = 100, **filters: Any) -> list[Trade]:
         values.whole(limit, "limit", 1)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iftb_store import BalanceSnapshot, Fill, InvalidValueError, LedgerEntry, OHLCVBar, Position, SystemEvent, Trade
 from iftb_store.testing import model_values as values
-
-if TYPE_CHECKING:
-    from iftb_store.testing.model import Model
 
 BarKey = tuple[str, str, str, datetime]
 #: The values of a row in its natural key.
@@ -64,10 +62,50 @@ class State:
         return {row.id for row in rows if isinstance(row.id, Number)}
 
 
+class Database:
+    """The rows of a database with sessions.
+
+    A session reads the committed rows until its first write, and afterwards its own copy.
+    """
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self.committed = State()
+        self.clock = clock
+        self._working: dict[str, State] = {}
+        self._numbers = 0
+
+    def commit(self, session: str) -> None:
+        """Make the session's copy the committed rows."""
+        self.committed = self._working.pop(session, self.committed)
+
+    def rollback(self, session: str) -> None:
+        """Discard the session's copy."""
+        self._working.pop(session, None)
+
+    def numbers(self) -> set[Number]:
+        """Return the numbers of all rows that are committed or in a session's copy."""
+        return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
+
+    def seen_by(self, session: str | None) -> State:
+        """Return the rows that a session reads: its copy after its first write, otherwise the committed rows."""
+        return self._working.get(session or "", self.committed)
+
+    def written_by(self, session: str | None) -> State:
+        """Return the rows that a session writes to: its copy, created if necessary; for None, the committed rows."""
+        if session is None:
+            return self.committed
+        return self._working.setdefault(session, self.committed.copy())
+
+    def number(self, table: str) -> Number:
+        """Return the next number, for a new row of a table."""
+        self._numbers += 1
+        return Number(table, self._numbers)
+
+
 class Repository:
     """What the model's repositories share."""
 
-    def __init__(self, model: Model, session: str | None, account: str | None = None) -> None:
+    def __init__(self, model: Database, session: str | None, account: str | None = None) -> None:
         self._model = model
         self._session = session
         self._account = account
