@@ -21,7 +21,7 @@ class Duplicate(Exception):
 
 
 class Number(int):
-    """The model's number of a row, used in place of its id, because ids differ between engines; ``table`` is the row's table."""
+    """The number that the model gives a row of ``table``; results name rows by it, because their ids differ between engines."""
 
     table: str
 
@@ -55,7 +55,7 @@ class State:
         """Return an independent copy."""
         return State(**{item.name: copy(getattr(self, item.name)) for item in fields(self)})
 
-    def numbers(self) -> set[Number]:
+    def list_numbers(self) -> set[Number]:
         """Return the model's numbers of all rows."""
         kinds: list[Any] = [getattr(self, item.name) for item in fields(self)]
         rows = [row for kind in kinds for row in (kind.values() if isinstance(kind, dict) else kind)]
@@ -82,9 +82,9 @@ class Database:
         """Discard the session's copy."""
         self._working.pop(session, None)
 
-    def numbers(self) -> set[Number]:
+    def list_numbers(self) -> set[Number]:
         """Return the numbers of all rows that are committed or in a session's copy."""
-        return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
+        return self.committed.list_numbers().union(*(state.list_numbers() for state in self._working.values()))
 
     def seen_by(self, session: str | None) -> State:
         """Return the rows that a session reads: its copy after its first write, otherwise the committed rows."""
