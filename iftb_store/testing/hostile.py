@@ -26,6 +26,7 @@ import iftb_store
 from iftb_store import (
     BalanceSnapshot,
     DatabaseManager,
+    Fill,
     InvalidValueError,
     LedgerEntry,
     OHLCVBar,
@@ -56,6 +57,7 @@ _MODELS = {
     "OHLCVBar": OHLCVBar,
     "Trade": Trade,
     "Position": Position,
+    "Fill": Fill,
     "LedgerEntry": LedgerEntry,
     "BalanceSnapshot": BalanceSnapshot,
 }
@@ -473,7 +475,7 @@ class HostileTests(SuiteFixtures):
     @pytest.mark.parametrize("method", METHODS)
     async def test_hostile_input_is_stored_as_it_is_or_refused(self, db: DatabaseManager, url: str, method: str) -> None:
         keeps_records = Capability.RECORDS in db.capabilities
-        if method.startswith(("Trade", "Position", "SystemEvent", "Ledger", "Balance")):
+        if method.startswith(("Trade", "Position", "SystemEvent", "Fill", "Ledger", "Balance")):
             needs(db, Capability.RECORDS)
         await OHLCVRepository(db).insert_many([bar()])
         last = [trade()]

@@ -70,7 +70,14 @@ async def _resample_all(one: Try) -> int:
     return 0
 
 
+async def _list_series(one: Try) -> int:
+    (series,) = await OHLCVRepository(one.session).list_series(**one.changed())
+    assert hasattr(series, "count") is bool(one.value)
+    return 0
+
+
 METHODS: dict[str, Attempt] = {
+    "OHLCVRepository.list_series": _list_series,
     "OHLCVRepository.write_arrow": _write_arrow,
     "OHLCVRepository.delete_range": _delete_range,
     **{f"{made.__name__}.read_arrow": _attempt_read(made) for made in (*_ARROW_READS, OHLCVRepository)},
