@@ -43,7 +43,6 @@ from iftb_store.models import (
     Trade,
     TradeChanges,
     TradeFilters,
-    TradeStatistics,
     UpsertReport,
 )
 from iftb_store.protocols import Capability, Isolation, Session
@@ -80,6 +79,7 @@ if TYPE_CHECKING:
         GroupFigures,
         PerformanceReport,
         PeriodFigures,
+        TradeStatistics,
     )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
@@ -213,6 +213,7 @@ _LAZY = {
         "GroupFigures",
         "PerformanceReport",
         "PeriodFigures",
+        "TradeStatistics",
     ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),

@@ -20,9 +20,9 @@ _ZERO, _HUNDRED = Decimal(0), Decimal(100)
 def list_equity(ledger: Ledger, start: int, balance: Decimal) -> list[EquityPoint]:
     """Return the equity: the balance at the start, then one point for each time at which one or more trades were closed."""
     # of trades that close together only the last makes a point
-    following = [*ledger.closed[1:], None]
-    last = [closed != later for closed, later in zip(ledger.closed, following, strict=True)]
-    times = [start, *compress(ledger.closed, last)]
+    following = [*ledger.closed_at[1:], None]
+    last = [closed != later for closed, later in zip(ledger.closed_at, following, strict=True)]
+    times = [start, *compress(ledger.closed_at, last)]
     values = [balance, *compress(accumulate(ledger.net, initial=balance), [False, *last])]
     falls = map(sub, accumulate(values, max), values)
     # _make does the same, but more slowly

@@ -26,12 +26,12 @@ from iftb_store.analytics.money import Money
 from iftb_store.analytics.numbers import (
     EXACT,
     YEAR_DAYS,
-    annual_ratios,
-    average_duration,
+    compute_annual_ratios,
+    compute_average_duration,
+    compute_sample_deviation,
     divide,
     find_median,
     round_figure,
-    sample_deviation,
 )
 from iftb_store.analytics.totals import Ledger, Totals, add_up, find_places, group, merge, pick, to_figures
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
@@ -97,12 +97,12 @@ class Performance:
     def __init__(self, trades: TradeColumns, scope: PerformanceScope) -> None:
         self.trades, self.scope = trades, scope
         ends = zip(trades.exit_time, trades.updated_at, strict=True)
-        self.closed = [updated if left is None else left for left, updated in ends]
+        self.closed_at = [updated if left is None else left for left, updated in ends]
         first, last = (None if moment is None else to_epoch_us(moment) for moment in (scope.start, scope.end))
         self.unrealized = [place for place, pnl in enumerate(trades.realized_pnl) if pnl is None]
         within = [
             (closed, number, place)
-            for place, (closed, number, pnl) in enumerate(zip(self.closed, trades.id, trades.realized_pnl, strict=True))
+            for place, (closed, number, pnl) in enumerate(zip(self.closed_at, trades.id, trades.realized_pnl, strict=True))
             if pnl is not None and (first is None or closed >= first) and (last is None or closed <= last)
         ]
         within.sort()
@@ -139,7 +139,7 @@ class Performance:
         times = zip(pick(trades.entry_time, self.places), pick(trades.exit_time, self.places), strict=True)
         held = [None if left is None else left - entered for entered, left in times]
         sign = [(value > _ZERO) - (value < _ZERO) for value in net]
-        return Ledger(pick(self.closed, self.places), net, sign, fees, held)
+        return Ledger(pick(self.closed_at, self.places), net, sign, fees, held)
 
     def _report(self) -> PerformanceReport:
         days = self._list_days()
@@ -186,7 +186,7 @@ class Performance:
         trades, totals, first, last = self.trades, self.totals, self.first, self.last
         sides = pick(trades.side, self.places)
         is_open = [place for place in self.unrealized if trades.action[place] == "open"]
-        others = [self.closed[place] for place in self.unrealized if trades.action[place] != "open"]
+        others = [self.closed_at[place] for place in self.unrealized if trades.action[place] != "open"]
         return {
             "total_trades": totals.trades,
             "winning_trades": totals.wins,
@@ -230,7 +230,7 @@ class Performance:
         }
 
     def _find_deviation(self, ordered: Sequence[Decimal]) -> Decimal | None:
-        """Return the sample standard deviation of the results from exact sums, unlike `sample_deviation`, which rounds."""
+        """Return the sample standard deviation of the results from exact sums, which `compute_sample_deviation` rounds."""
         number, total = len(ordered), self.totals.net
         if number < 2:
             return None
@@ -249,11 +249,11 @@ class Performance:
         every = [held for held, _ in pairs]
         wins, losses = ([held for held, sign in pairs if sign == chosen] for chosen in (1, -1))
         return {
-            "avg_holding": average_duration(sum(every), len(every)),
+            "avg_holding": compute_average_duration(sum(every), len(every)),
             "shortest_holding": timedelta(microseconds=min(every)) if every else None,
             "longest_holding": timedelta(microseconds=max(every)) if every else None,
-            "avg_winning_holding": average_duration(sum(wins), len(wins)),
-            "avg_losing_holding": average_duration(sum(losses), len(losses)),
+            "avg_winning_holding": compute_average_duration(sum(wins), len(wins)),
+            "avg_losing_holding": compute_average_duration(sum(losses), len(losses)),
         }
 
     def _find_exposure(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class Performance:
             return {"exposure": None, "max_concurrent_trades": None}
         ends = (
             closed if pnl is not None or left is not None else last
-            for closed, left, pnl in zip(self.closed, trades.exit_time, trades.realized_pnl, strict=True)
+            for closed, left, pnl in zip(self.closed_at, trades.exit_time, trades.realized_pnl, strict=True)
         )
         spans = [
             (begin if begin > first else first, end if end < last else last)
@@ -302,13 +302,13 @@ class Performance:
             self.day_hours: list[tuple[int, int]] = []
             return []
         (first, _), (last, _) = find_day_hours((self.first, self.last), self.scope.zone)
-        self.day_hours = find_day_hours(self.ledger.closed, self.scope.zone)
+        self.day_hours = find_day_hours(self.ledger.closed_at, self.scope.zone)
         return list_days(first, last, group(self.ledger, (day for day, _ in self.day_hours)))
 
     def _find_days(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
         balance = self.balance
         traded = [(day, totals) for day, totals in days if totals.trades]
-        sharpe, sortino = annual_ratios([totals.net for _, totals in days])
+        sharpe, sortino = compute_annual_ratios([totals.net for _, totals in days])
         return {
             "trades_per_day": divide(Decimal(self.totals.trades), len(days)),
             "best_day": find_extreme(traded, max),
@@ -340,8 +340,8 @@ class Performance:
         returns = find_returns(days, balance)
         if returns is None:
             return found
-        found["sharpe"], found["sortino"] = annual_ratios(returns)
-        deviation = sample_deviation(returns)
+        found["sharpe"], found["sortino"] = compute_annual_ratios(returns)
+        deviation = compute_sample_deviation(returns)
         found["volatility_pct"] = None if deviation is None else _HUNDRED * deviation * Decimal(YEAR_DAYS).sqrt()
         if number >= _TAIL:
             ordered, (low, rest) = sorted(returns), divmod(number - 1, _TAIL)

@@ -12,13 +12,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from iftb_store.analytics.coverage import count_missing
+from iftb_store.analytics.figures import TradeStatistics
 from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
 from iftb_store.cli.output import format_clock_time, print_json, print_table, say
 from iftb_store.cli.symbols import describe_near
-from iftb_store.cli.target import URL_HELP, run, url_and_series
+from iftb_store.cli.target import URL_HELP, run, split_url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, TradeFilters, TradeStatistics
+from iftb_store.models import OHLCVBar, TradeFilters
 from iftb_store.registry import get_stores
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.exchanges import find_exchanges
@@ -80,7 +81,7 @@ def gaps(
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
     ago (m minutes, h hours, d days, w weeks).
     """
-    url, series = url_and_series(url, symbol, timeframe)
+    url, series = split_url_and_series(url, symbol, timeframe)
     first, last = _find_window(series[1], start, end)
 
     async def find(db: DatabaseManager) -> dict[str, list[tuple[datetime, datetime]]]:
@@ -117,7 +118,7 @@ def latest(
     as_json: Json = False,
 ) -> None:
     """Show the newest candles of a symbol and timeframe, newest first."""
-    url, series = url_and_series(url, symbol, timeframe)
+    url, series = split_url_and_series(url, symbol, timeframe)
 
     async def find(db: DatabaseManager) -> list[OHLCVBar]:
         known = exchange is None or exchange in await _find_exchanges(db, series)
@@ -163,7 +164,7 @@ def stats(
         print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
     else:
         say(f"trades of {'all exchanges' if exchange is None else exchange}, realized in the last {format_count(days, 'day')}")
-        statistics_table(figures)
+        make_statistics_table(figures)
 
 
 def positions(url: Url = None, exchange: Exchange = None, account: Account = None, as_json: Json = False) -> None:
@@ -203,7 +204,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
-    chosen = checks.optional_choice(severity, "severity", SEVERITIES)
+    chosen = checks.optional_choice(severity, "--severity", SEVERITIES)
     found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit, account=account))
     if as_json:
         print_json(found)
@@ -219,7 +220,7 @@ def events(
         say(f"no events{of} are stored")
 
 
-def statistics_table(figures: TradeStatistics) -> None:
+def make_statistics_table(figures: TradeStatistics) -> None:
     """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
     counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
     money = {
@@ -280,7 +281,7 @@ async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange
     raise NotFoundError(f"no bars of {place}{symbol} {timeframe} are stored; {hint}")
 
 
-def time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+def parse_time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
     """Return the times given in the options --start and --end, naive if the text has no offset.
 
     Raises:
@@ -295,7 +296,7 @@ def _find_window(timeframe: str, start: str | None, end: str | None) -> tuple[da
     Raises:
         InvalidValueError: the window is empty, or no bar begins in it.
     """
-    window = make_filter(BARS, *time_window(start, end))
+    window = make_filter(BARS, *parse_time_window(start, end))
     timeframe = check_timeframe(timeframe)
     first = window.start and align(window.start, timeframe, up=True)
     last = window.end and align(window.end, timeframe, up=False)

@@ -26,7 +26,7 @@ from iftb_store.analytics.shown import (
     list_groups,
 )
 from iftb_store.cli.completion import one_of
-from iftb_store.cli.data import Account, Exchange, Json, Option, Url, read, time_window
+from iftb_store.cli.data import Account, Exchange, Json, Option, Url, parse_time_window, read
 from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say
 from iftb_store.cli.sparklines import draw_depths, draw_levels, sample_equity
 from iftb_store.errors import InvalidValueError
@@ -40,7 +40,9 @@ from iftb_store.values.decimals import NUMBER
 from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 
-Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: first entry).")]
+Start = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: the first entry into a trade).")
+]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive (default: last closing).")]
 Balance = Annotated[
     str | None,
@@ -96,7 +98,7 @@ def performance(
     The trades are also grouped by account, strategy, exit reason and tag, if they have any. Funding of the ledger is shown apart.
     A figure that is undefined is n/a, with the reason. TIME is as in gaps, e.g. 2024-02-29 or -30d.
     """
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     given = parse_performance_options(side, balance, fees, tz)
     filters = TradeFilters(account=account, strategy=strategy, exit_reason=exit_reason, tag=tag)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.models import SeriesSpan
 from iftb_store.relational.dialect import Row
 from iftb_store.relational.driver import QueryRunner, bind
@@ -75,7 +75,7 @@ class RelationalLookups:
             grouped = f"FROM {BARS.name}{where} GROUP BY {names} ORDER BY {names}"
             rows = [tuple(row) for row in await self._read(f"SELECT {names}, {', '.join(ends)} {grouped}", values)]
         time = dialect.decode_time
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             return [
                 SeriesSpan(exchange, symbol, timeframe, time(first), time(last))
                 for exchange, symbol, timeframe, first, last in rows

@@ -9,10 +9,11 @@ from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from iftb_store.abilities import SupportsLookups, SupportsValues
+from iftb_store.abilities import SupportsValues
 from iftb_store.errors import BalanceConflictError
 from iftb_store.models import BalanceSnapshot
 from iftb_store.protocols import Stores
+from iftb_store.registry import find_lookups
 from iftb_store.repositories.exchanges import warn_of_records
 from iftb_store.repositories.recorded import RecordedRepository, read_lists
 from iftb_store.repositories.streams import Stream
@@ -172,11 +173,14 @@ class BalanceRepository(RecordedRepository):
             before.total  # -> Decimal('1000')
         """
         window = self._limit(self._choose(exchange, account, {"currency": currency}), None, at)
-        async with self._stores(snapshot=True) as stores:
+
+        async def read(stores: Stores) -> list[BalanceSnapshot]:
             latest = await find_latest(stores, window)
             if not latest:
                 await warn_of_records(self._backend, stores, window)
-        return latest
+            return latest
+
+        return await self._read(read, snapshot=True)
 
     def stream(
         self,
@@ -325,7 +329,7 @@ class BalanceRepository(RecordedRepository):
 
 async def find_latest(stores: Stores, window: RowFilter) -> list[BalanceSnapshot]:
     """Return the newest selected snapshot of each exchange, account and currency, ordered by these."""
-    lookups = stores.lookups if isinstance(stores, SupportsLookups) else None
+    lookups = find_lookups(stores)
     if isinstance(lookups, SupportsValues):
         found = [
             await stores.records.select(
