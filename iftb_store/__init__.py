@@ -38,11 +38,11 @@ from iftb_store.models import (
     OHLCVBar,
     Position,
     Series,
+    SeriesSpan,
     SystemEvent,
     Trade,
     TradeChanges,
     TradeFilters,
-    TradeStatistics,
     UpsertReport,
 )
 from iftb_store.protocols import Capability, Isolation, Session
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         GroupFigures,
         PerformanceReport,
         PeriodFigures,
+        TradeStatistics,
     )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
@@ -163,6 +164,7 @@ __all__ = [
     "SchemaState",
     "SchemaStatus",
     "Series",
+    "SeriesSpan",
     "Session",
     "Settings",
     "Severity",
@@ -211,6 +213,7 @@ _LAZY = {
         "GroupFigures",
         "PerformanceReport",
         "PeriodFigures",
+        "TradeStatistics",
     ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),

@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection
 
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.health import Compaction, Encryption, Partitioning, SchemaStatus, StoreProblem, StoreSize
+from iftb_store.models import SeriesSpan
 from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
@@ -18,11 +19,24 @@ from iftb_store.schema.table_spec import RowFilter, TableSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    # importing AsyncEngine takes a tenth of the import time of iftb_store, and a bot on DuckDB does not need it
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 A = TypeVar("A")
 T = TypeVar("T")
 
 #: The imaginary bars one step before and one step after a window; None if the window has no start or no end.
 Edges: TypeAlias = tuple[datetime | None, datetime | None]
+
+
+@runtime_checkable
+class SupportsEngine(Protocol):
+    """A backend with `Capability.SQLALCHEMY`: it has a SQLAlchemy engine."""
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """The SQLAlchemy engine; None before connect."""
+        ...
 
 
 @runtime_checkable
@@ -338,6 +352,10 @@ class SupportsSeries(Protocol):
 
         ``selection`` may name an exchange, a timeframe, both or neither; it has no time window.
         """
+        ...
+
+    async def find_spans(self, selection: RowFilter) -> list[SeriesSpan]:
+        """Return the series of find_series with the times of their first and last bars."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from iftb_store.abilities import SupportsEncryption, SupportsLookups, SupportsPoolStatus, SupportsStatus, SupportsWriteProof
+from iftb_store.abilities import SupportsEncryption, SupportsPoolStatus, SupportsStatus, SupportsWriteProof
 from iftb_store.errors import StoreError
 from iftb_store.health import (
     NO_REVISIONS,
@@ -23,7 +23,7 @@ from iftb_store.health import (
     prove_writable,
 )
 from iftb_store.protocols import Backend, Capability, Stores
-from iftb_store.registry import get_stores
+from iftb_store.registry import find_lookups, get_stores
 from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
 from iftb_store.schema.types import EPOCH
 from iftb_store.standby import StandbyReads
@@ -117,8 +117,8 @@ async def prove_bars_writable(session: Any) -> None:
 
 
 async def _count_rows(stores: Stores, table: TableSpec) -> int:
-    if isinstance(stores, SupportsLookups) and stores.lookups is not None:
-        return sum(count for _, count in await stores.lookups.count_rows(RowFilter(table)))
+    if (lookups := find_lookups(stores)) is not None:
+        return sum(count for _, count in await lookups.count_rows(RowFilter(table)))
     count, selection = 0, RowFilter(table, limit=_COUNTED)
     while (part := await stores.read_rows(selection)).num_rows:
         count += part.num_rows

@@ -370,6 +370,7 @@ class SyncStore(_HasRepositories):
         try:
             self._loop.call(self._target.connect)
         except Exception:
+            # not connected, so there is nothing to close at exit
             self._loop.at_exit.discard(self._close_at_exit)
             raise
         self._is_open = True

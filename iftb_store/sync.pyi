@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
-from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.figures import PerformanceReport, TradeStatistics
 from iftb_store.analytics.fills import FillSummary
 from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
@@ -28,11 +28,11 @@ from iftb_store.models import (
     OHLCVBar,
     Position,
     Series,
+    SeriesSpan,
     SystemEvent,
     Trade,
     TradeChanges,
     TradeFilters,
-    TradeStatistics,
     UpsertReport,
 )
 from iftb_store.protocols import Capability, Isolation
@@ -101,7 +101,12 @@ class SyncOHLCVRepository:
     ) -> UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
-    def list_series(self) -> list[Series]:
+    @overload
+    def list_series(self, *, counts: Literal[True] = True) -> list[Series]:
+        """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
+
+    @overload
+    def list_series(self, *, counts: bool) -> list[Series] | list[SeriesSpan]:
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
 
     def get_range(
@@ -649,13 +654,13 @@ class SyncSession:
         """Run one statement."""
 
     def scalar(self, statement: Executable, params: Any = None, /) -> Any:
-        """Run one statement and return the first value of its first row, or None."""
+        """Run one statement as `execute` does, and return the first value of its first row."""
 
     def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
-        """Run one statement and return the first value of each row."""
+        """Run one statement as `execute` does, and return the first value of each row."""
 
     def commit(self) -> None:
-        """Commit the writes so far; the session continues in a new transaction."""
+        """Commit the writes so far, as the end of the session's block does too; the session continues in a new transaction."""
 
     def rollback(self) -> None:
         """Roll back the writes since the last commit; the session continues in a new transaction."""

@@ -123,6 +123,7 @@ def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[s
             assert (None in [row[column] for row in rows]) is not table.is_required(column), f"{table.name}.{column}"
 
 
+@pytest.mark.each_once
 async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         status = await db.status()
@@ -139,6 +140,7 @@ async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, 
         assert _comparable(rows, expected[table]) == _comparable(expected[table], expected[table]), table
 
 
+@pytest.mark.each_once
 async def test_migrating_keeps_every_digest(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -148,6 +150,7 @@ async def test_migrating_keeps_every_digest(frozen_url: str, expected: dict[str,
     assert stored == sorted(map(exact_text, expected.get(DIGESTS.name, [])))
 
 
+@pytest.mark.each_once
 async def test_columns_that_later_revisions_added_have_their_defaults(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -161,6 +164,7 @@ async def test_columns_that_later_revisions_added_have_their_defaults(frozen_url
         assert all({name: row[name] for name in added} == added for row in tables[table]), table
 
 
+@pytest.mark.each_once
 async def test_a_downgrade_to_each_revision_and_back_keeps_what_the_revision_has(frozen_url: str, revision: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         connected = db.ability(SupportsMigrations).with_connection
@@ -192,6 +196,7 @@ def _read_texts(conn: Connection, columns: dict[str, list[str]]) -> dict[str, li
     return rows
 
 
+@pytest.mark.each_once
 async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -213,6 +218,7 @@ async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: di
         assert _comparable(rows, expected[table]) == _comparable(listed[table], expected[table]), table
 
 
+@pytest.mark.each_once
 async def test_the_doctor_finds_no_error_in_a_migrated_database(frozen_url: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -220,6 +226,7 @@ async def test_the_doctor_finds_no_error_in_a_migrated_database(frozen_url: str)
     assert [finding for finding in findings if finding.severity == "error"] == []
 
 
+@pytest.mark.each_once
 async def test_new_rows_of_a_migrated_database_get_ids_past_the_stored_ones(
     frozen_url: str, expected: dict[str, Records]
 ) -> None:
@@ -234,6 +241,7 @@ async def test_new_rows_of_a_migrated_database_get_ids_past_the_stored_ones(
             assert number > max(row["id"] for row in expected[table])
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("frozen_url", ["duckdb", "postgresql"], indirect=True)
 async def test_verify_finds_the_migrated_databases_of_two_engines_equal(
     frozen_sqlite_url: str, frozen_url: str, expected: dict[str, Records]

@@ -16,7 +16,7 @@ from iftb_store.cli.completion import timeframes, timeframes_without_url
 from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
 from iftb_store.cli.sparklines import draw_levels
 from iftb_store.cli.symbols import describe_near
-from iftb_store.cli.target import URL_HELP, run, url_and_series
+from iftb_store.cli.target import URL_HELP, run, split_url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar
@@ -76,7 +76,7 @@ def gaps(
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
     ago (m minutes, h hours, d days, w weeks).
     """
-    url, series = url_and_series(url, symbol, timeframe)
+    url, series = split_url_and_series(url, symbol, timeframe)
     first, last = find_window(series[1], start, end)
 
     async def find(db: DatabaseManager) -> dict[str, list[tuple[datetime, datetime]]]:
@@ -113,7 +113,7 @@ def latest(
     as_json: Json = False,
 ) -> None:
     """Show the newest candles of a symbol and timeframe, newest first, and a line of their closes for each exchange."""
-    url, series = url_and_series(url, symbol, timeframe)
+    url, series = split_url_and_series(url, symbol, timeframe)
 
     async def find(db: DatabaseManager) -> list[OHLCVBar]:
         known = exchange is None or exchange in await list_exchanges(db, series)
@@ -202,7 +202,7 @@ async def report_missing(db: DatabaseManager, series: tuple[str, str], exchange:
     raise NotFoundError(f"no bars of {place}{symbol} {timeframe} are stored; {hint}")
 
 
-def time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+def parse_time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
     """Return the times given in the options --start and --end, naive if the text has no offset.
 
     Raises:
@@ -217,7 +217,7 @@ def find_window(timeframe: str, start: str | None, end: str | None) -> tuple[dat
     Raises:
         InvalidValueError: the window is empty, or no bar begins in it.
     """
-    window = make_filter(BARS, *time_window(start, end))
+    window = make_filter(BARS, *parse_time_window(start, end))
     timeframe = check_timeframe(timeframe)
     first = window.start and align(window.start, timeframe, up=True)
     last = window.end and align(window.end, timeframe, up=False)

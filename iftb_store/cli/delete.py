@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from iftb_store.abilities import SupportsLookups
-from iftb_store.cli.data import Json, Symbol, Timeframe, Url, list_exchanges, report_missing, time_window
+from iftb_store.cli.data import Json, Symbol, Timeframe, Url, list_exchanges, parse_time_window, report_missing
 from iftb_store.cli.output import print_json, say, say_fitting
-from iftb_store.cli.target import explain_stop, format_target, run, url_and_series
+from iftb_store.cli.target import explain_stop, format_target, run, split_url_and_series
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -58,9 +58,9 @@ def delete(
 
     TIME is as in gaps, e.g. 2024-02-29 or -7d. There is no way back except a backup.
     """
-    url, series = url_and_series(url, symbol, timeframe)
+    url, series = split_url_and_series(url, symbol, timeframe)
     address = resolve_url(url)
-    window = make_filter(BARS, *time_window(start, end))
+    window = make_filter(BARS, *parse_time_window(start, end))
     if whole == (window.start is not None or window.end is not None):
         raise InvalidValueError(
             "--all deletes the whole series, so it allows neither --start nor --end"

@@ -24,7 +24,7 @@ from iftb_store.analytics.shown import (
     list_group_cells,
 )
 from iftb_store.cli.completion import one_of
-from iftb_store.cli.data import Exchange, Json, Option, Url, read, time_window
+from iftb_store.cli.data import Exchange, Json, Option, Url, parse_time_window, read
 from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
 from iftb_store.cli.sparklines import draw_depths, draw_levels, sample_equity
 from iftb_store.errors import InvalidValueError
@@ -37,7 +37,9 @@ from iftb_store.values.decimals import NUMBER
 from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 
-Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: first entry).")]
+Start = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: the first entry into a trade).")
+]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive (default: last closing).")]
 Balance = Annotated[
     str | None,
@@ -108,7 +110,7 @@ def read_performance(
     end: str | None,
 ) -> PerformanceReport:
     """Return the report of the trades that the options select."""
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     given = parse_performance_options(side, balance, fees, tz)
 
     async def work(db: DatabaseManager) -> PerformanceReport:

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from iftb_store.analytics.figures import TradeStatistics
 from iftb_store.cli.completion import one_of
-from iftb_store.cli.data import Account, Exchange, Json, Limit, Option, Url, read, time_window
+from iftb_store.cli.data import Account, Exchange, Json, Limit, Option, Url, parse_time_window, read
 from iftb_store.cli.output import format_clock_time, print_fitting, print_json, print_table, say
 from iftb_store.cli.symbols import report_unknown
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import Trade, TradeFilters, TradeStatistics
+from iftb_store.models import Trade, TradeFilters
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
@@ -54,7 +55,7 @@ def trades(
     pnl is the stored realized_pnl, before fees. A column that is empty in all of these trades is left out. TIME is as in gaps,
     e.g. 2024-02-29 or -7d.
     """
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     filters = TradeFilters(account=account, strategy=strategy, exit_reason=exit_reason, tag=tag)
     chosen: dict[str, Any] = {"symbol": symbol, "side": checks.optional_choice(side, "--side", SIDES), "exchange": exchange}
 
@@ -135,7 +136,7 @@ def stats(
         print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
     else:
         say(f"trades of {'all exchanges' if exchange is None else exchange}, realized in the last {format_count(days, 'day')}")
-        statistics_table(figures)
+        make_statistics_table(figures)
 
 
 def positions(url: Url = None, exchange: Exchange = None, account: Account = None, as_json: Json = False) -> None:
@@ -178,7 +179,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Show the newest system events, newest first."""
-    chosen = checks.optional_choice(severity, "severity", SEVERITIES)
+    chosen = checks.optional_choice(severity, "--severity", SEVERITIES)
     found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit, account=account))
     if as_json:
         print_json(found)
@@ -195,7 +196,7 @@ def events(
         say(f"no events{of} are stored")
 
 
-def statistics_table(figures: TradeStatistics) -> None:
+def make_statistics_table(figures: TradeStatistics) -> None:
     """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
     counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
     money = {

@@ -23,7 +23,7 @@ from iftb_store.cli.data import (
     show_bars,
 )
 from iftb_store.cli.output import print_json, say
-from iftb_store.cli.target import url_and_rest
+from iftb_store.cli.target import split_url_and_rest
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar
@@ -60,7 +60,7 @@ def resample(
     A bar is shown only if all of its bars of SOURCE are stored, unless --partial is given. Without --start the last --limit
     bars of TARGET are computed. TIME is as in gaps, e.g. 2024-02-29 or -7d.
     """
-    url, words = url_and_rest(url, symbol, source, target)
+    url, words = split_url_and_rest(url, symbol, source, target)
     if len(words) != 3:
         raise InvalidValueError(
             f"SYMBOL, SOURCE and TARGET are required, e.g. BTCUSDT 1m 1h; given: {to_one_line(' '.join(words)) or 'none'}"

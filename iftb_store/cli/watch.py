@@ -20,7 +20,7 @@ from iftb_store.cli.data import Account, Exchange, Symbol, Timeframe, Url, list_
 from iftb_store.cli.output import console, fill_words, fit_table, format_clock_time, is_utf8, print_json_line, say, split_words
 from iftb_store.cli.series import measure_lag, read_clock
 from iftb_store.cli.sparklines import draw_levels
-from iftb_store.cli.target import format_target, run, url_and_rest
+from iftb_store.cli.target import format_target, run, split_url_and_rest
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent
@@ -89,7 +89,7 @@ def watch(
     a series that is stored later is not among them. Without a terminal, or with --json, each new bar, position and event is
     printed as one line. DuckDB lets only one process open a file that is written.
     """
-    url, words = url_and_rest(url, symbol, timeframe)
+    url, words = split_url_and_rest(url, symbol, timeframe)
     if len(words) not in (0, 2):
         given = to_one_line(" ".join(words))
         raise InvalidValueError(f"SYMBOL and TIMEFRAME are required together, e.g. BTCUSDT 1m; given: {given}")

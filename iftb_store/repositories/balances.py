@@ -9,9 +9,10 @@ from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from iftb_store.abilities import SupportsLookups, SupportsValues
+from iftb_store.abilities import SupportsValues
 from iftb_store.errors import BalanceConflictError
 from iftb_store.models import BalanceSnapshot
+from iftb_store.registry import find_lookups
 from iftb_store.repositories.exchanges import warn_of_records
 from iftb_store.repositories.recorded import RecordedRepository
 from iftb_store.repositories.streams import Stream
@@ -172,7 +173,7 @@ class BalanceRepository(RecordedRepository):
         """
         window = self._limit(self._choose(exchange, account, {"currency": currency}), None, at)
         async with self._stores(snapshot=True) as stores:
-            lookups = stores.lookups if isinstance(stores, SupportsLookups) else None
+            lookups = find_lookups(stores)
             if isinstance(lookups, SupportsValues):
                 found = [
                     await stores.records.select(

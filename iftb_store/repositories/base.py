@@ -191,7 +191,7 @@ class AccountRepository(Repository):
         if chosen is None:
             chosen = self._account
         elif self._account not in (None, chosen):
-            raise self._other_account(chosen)
+            raise self._other_account_error(chosen)
         return {} if chosen is None else {"account": chosen}
 
     def _assign_account(self, row: T) -> T:
@@ -204,11 +204,11 @@ class AccountRepository(Repository):
         if self._account in (None, given.account):
             return row
         if given.account:
-            raise self._other_account(given.account)
+            raise self._other_account_error(given.account)
         assigned: T = replace(given, account=self._account)
         return assigned
 
-    def _other_account(self, account: str) -> InvalidValueError:
+    def _other_account_error(self, account: str) -> InvalidValueError:
         return InvalidValueError(
             f"the account {show(account)} is not {show(self._account)}, whose rows this repository reads and writes; create "
             "another one for it, or one without account= for all"

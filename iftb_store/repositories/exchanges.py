@@ -9,9 +9,10 @@ from operator import attrgetter
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from iftb_store.abilities import SupportsExchanges, SupportsLookups
+from iftb_store.abilities import SupportsExchanges
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import Stores
+from iftb_store.registry import find_lookups
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.values import checks
 from iftb_store.values.display import show
@@ -47,7 +48,7 @@ async def find_exchanges(stores: Stores, series: RowFilter) -> list[str]:
     """Return the exchanges that have bars with the symbol and timeframe of ``series`` in its window, ordered by their bytes."""
     equal = {name: value for name, value in series.equal.items() if name != "exchange"}
     window = RowFilter(BARS, equal, series.start, series.end)
-    for finder in (stores.bars, stores.lookups if isinstance(stores, SupportsLookups) else None):
+    for finder in (stores.bars, find_lookups(stores)):
         if isinstance(finder, SupportsExchanges):
             return await finder.find_exchanges(window)
     names = [one.exchange for one in await stores.bars.list_series() if (one.symbol, one.timeframe) == tuple(equal.values())]

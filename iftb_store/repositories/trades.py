@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError, integrity_error
-from iftb_store.models import Trade, TradeChanges, TradeFilters, TradeStatistics, TradeTotals
+from iftb_store.models import Trade, TradeChanges, TradeFilters, TradeTotals
 from iftb_store.protocols import Stores
 from iftb_store.repositories.applied_fills import FillApplier
 from iftb_store.repositories.base import check_fields
@@ -29,7 +29,7 @@ from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 
 if TYPE_CHECKING:
-    from iftb_store.analytics.figures import PerformanceReport
+    from iftb_store.analytics.figures import PerformanceReport, TradeStatistics
 
 _log = logging.getLogger(__name__)
 # the backends, one for each manager, for which a trade was logged that is closed without its exit

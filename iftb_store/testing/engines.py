@@ -118,6 +118,7 @@ class Engine:
             table = await answer
             return [OHLCVBar(**row) for row in table.to_pylist()] if method == "read_arrow" else table
         except Exception as error:
+            # an error is a result that the engines must share
             return error
 
     async def end(self, session: str, ending: str) -> None:

@@ -1,4 +1,4 @@
-"""Calls with hostile values for `hostile.METHODS`: the methods that work on whole series, and that read or write Arrow."""
+"""The calls of `iftb_store.testing.hostile` for the methods that work on whole series, and those that read or write Arrow."""
 
 from __future__ import annotations
 

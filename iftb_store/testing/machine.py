@@ -87,6 +87,7 @@ def compare_with_model(urls: Mapping[str, str], *, examples: int = 200, steps: i
                 ),
             )
         except Exception as error:
+            # a failed test, whatever its error, names the seed
             error.add_note(f"found with seed={seed}, examples={examples}, steps={steps}")
             raise
         finally:
@@ -154,15 +155,15 @@ class _Programme(RuleBasedStateMachine):
 
     # the rules have no docstrings: their names say what they do, and a failure prints the names and the arguments
 
-    @initialize(sown=st.booleans())
-    def sow(self, sown: bool) -> None:
-        """Store some rows at the beginning of the programme if ``sown`` is True."""
-        if not sown:
+    @initialize(wanted=st.booleans())
+    def store_first_rows(self, wanted: bool) -> None:
+        """Store some rows before the first step of the program if ``wanted`` is True."""
+        if not wanted:
             return
         for repository, method, args, named in programmes.seedlings():
-            before = self._model.committed.numbers()
+            before = self._model.committed.list_numbers()
             answer = self._call(None, repository, method, *args, **named)
-            self._release(before - self._model.committed.numbers())
+            self._release(before - self._model.committed.list_numbers())
             if method == "insert":
                 self._add(answer)
         self.look_around(None)
@@ -183,9 +184,9 @@ class _Programme(RuleBasedStateMachine):
     def delete_bars(
         self, session: str | None, symbol: str, timeframe: str, exchange: str, window: tuple[datetime, datetime]
     ) -> None:
-        before = self._model.seen_by(session).numbers()
+        before = self._model.seen_by(session).list_numbers()
         self._call(session, "bars", "delete_range", symbol, timeframe, *window, exchange)
-        self._release(before - self._model.seen_by(session).numbers())
+        self._release(before - self._model.seen_by(session).list_numbers())
 
     @rule(session=_anywhere)
     def list_series(self, session: str | None) -> None:
@@ -351,7 +352,7 @@ class _Programme(RuleBasedStateMachine):
             self.writer = None
         if ending not in CONTINUING:
             self.open.discard(session)
-        kept = self._model.numbers()
+        kept = self._model.list_numbers()
         for engine in self._engines:
             engine.forget(kept)
 

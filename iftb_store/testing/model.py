@@ -43,7 +43,7 @@ class Duplicate(Exception):
 
 
 class Number(int):
-    """The model's number of a row, used in place of its id, because ids differ between engines; ``table`` is the row's table."""
+    """The number that the model gives a row of ``table``; results name rows by it, because their ids differ between engines."""
 
     table: str
 
@@ -74,7 +74,7 @@ class State:
         """Return an independent copy."""
         return State(dict(self.bars), dict(self.trades), dict(self.positions), list(self.events))
 
-    def numbers(self) -> set[Number]:
+    def list_numbers(self) -> set[Number]:
         """Return the model's numbers of all rows."""
         rows: list[OHLCVBar | Trade | Position | SystemEvent] = [*self.bars.values(), *self.trades.values(), *self.events]
         rows += self.positions.values()
@@ -105,9 +105,9 @@ class Model:
         """Discard the session's copy."""
         self._working.pop(session, None)
 
-    def numbers(self) -> set[Number]:
+    def list_numbers(self) -> set[Number]:
         """Return the numbers of all rows that are committed or in a session's copy."""
-        return self.committed.numbers().union(*(state.numbers() for state in self._working.values()))
+        return self.committed.list_numbers().union(*(state.list_numbers() for state in self._working.values()))
 
     def seen_by(self, session: str | None) -> State:
         """Return the rows that a session reads: its copy after its first write, otherwise the committed rows."""

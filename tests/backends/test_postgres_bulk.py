@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.batches.arrow import DECIMAL
@@ -21,6 +22,7 @@ from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.arrow_writes import table_of, with_column
 from iftb_store.testing.samples import HOUR, LARGEST, T0, bar, hourly
 from iftb_store_postgres import arrow
+from iftb_store_postgres.copying import send
 
 _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -32,11 +34,29 @@ async def db(postgres_tables_url: str) -> AsyncIterator[DatabaseManager]:
         assert manager.in_use == 0
 
 
-async def until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> None:
+async def wait_until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> None:
     """Wait until so many sessions wait for a lock, or the task has ended."""
     async with asyncio.timeout(60):
         while not task.done() and await admin.fetchval(_BLOCKED) < count:
             pass
+
+
+async def test_a_copy_whose_rows_come_too_slowly_is_a_timeout(postgres_tables_url: str) -> None:
+    """The server has refused the row before the client's limit; asyncpg raises an AttributeError then."""
+
+    async def rows() -> AsyncIterator[bytes]:
+        yield b"binance\n"
+        await asyncio.Event().wait()
+
+    url = make_url(postgres_tables_url).update_query_dict({"statement_timeout": "200ms"})
+    async with DatabaseManager(url) as db:
+        async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
+            pooled: Any = await (await session.connection()).get_raw_connection()
+            with pytest.raises(TimeoutError):
+                await send(pooled.driver_connection, "ohlcv", ["exchange"], rows(), "text")
+            await session.rollback()
+        assert await OHLCVRepository(db).upsert_many(hourly(2)) == 2
 
 
 @pytest.mark.parametrize(("between", "report"), [(False, False), (True, False), (False, True)])
@@ -49,9 +69,9 @@ async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_de
         await holder.execute(text("SELECT FROM ohlcv WHERE timestamp = :first FOR UPDATE"), {"first": T0})
         upsert: Any = OHLCVRepository(db).upsert_many
         large = asyncio.create_task(upsert(hourly(1_200, volume=Decimal(1)), report=report))
-        await until_blocked(admin, large)
+        await wait_until_blocked(admin, large)
         small = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(450, volume=Decimal(2))[150:]))
-        await until_blocked(admin, small, 2)
+        await wait_until_blocked(admin, small, 2)
     await asyncio.gather(large, small)
 
 
@@ -61,7 +81,7 @@ async def test_a_large_upsert_overwrites_the_bars_of_a_writer_it_waited_for(db: 
     async with db.get_session() as session:
         await OHLCVRepository(session).upsert_many(hourly(400, volume=Decimal(2)))
         second = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(400, volume=Decimal(1))))
-        await until_blocked(admin, second)
+        await wait_until_blocked(admin, second)
     await second
     assert {found.volume for found in await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 400)} == {Decimal(1)}
 
@@ -88,7 +108,7 @@ async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(
                 await get_stores(session).write_rows(BARS, rows)
 
         task = asyncio.create_task(write_rows())
-        await until_blocked(admin, task)
+        await wait_until_blocked(admin, task)
     await task
     values = [name for name in BARS.compared if name in rows.column_names]
     assert (await OHLCVRepository(db).read_arrow()).select(values) == rows.select(values)
@@ -103,7 +123,7 @@ async def test_a_table_overwrites_bars_that_another_session_stored_meanwhile(
     async with db.get_session() as holder:
         await OHLCVRepository(holder).insert_many(hourly(3)[1:])
         task: Any = asyncio.create_task(OHLCVRepository(db).write_arrow(table, report=report))  # type: ignore[call-overload]
-        await until_blocked(admin, task)
+        await wait_until_blocked(admin, task)
     await task
     found = await OHLCVRepository(db).read_arrow()
     assert found["volume"].unique().to_pylist() == [Decimal(2)]

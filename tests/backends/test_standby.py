@@ -62,14 +62,16 @@ async def reads_on_standby(db: DatabaseManager) -> bool:
 
 
 async def wait_for_standby(db: DatabaseManager) -> None:
-    while not await reads_on_standby(db):
-        pass
+    async with asyncio.timeout(60):
+        while not await reads_on_standby(db):
+            pass
 
 
 async def pause_replay(pair: Pair) -> None:
     await fetch_value(pair.standby_url, "SELECT pg_wal_replay_pause()")
-    while await fetch_value(pair.standby_url, "SELECT pg_get_wal_replay_pause_state()") != "paused":
-        pass
+    async with asyncio.timeout(60):
+        while await fetch_value(pair.standby_url, "SELECT pg_get_wal_replay_pause_state()") != "paused":
+            pass
 
 
 async def resume_replay(pair: Pair) -> None:
@@ -167,6 +169,7 @@ async def test_a_standby_is_stopped_and_started_during_reads(
 ) -> None:
     caplog.set_level(logging.INFO, "iftb_store.standby")
     bars, stop, progressed = OHLCVRepository(db), asyncio.Event(), asyncio.Event()
+    may_write = asyncio.Event()
     written = reads = 0
 
     async def write() -> None:
@@ -176,7 +179,9 @@ async def test_a_standby_is_stopped_and_started_during_reads(
                 return
             await bars.upsert_many([bar(T0 + number * HOUR)])
             written = number
-            await asyncio.sleep(0.005)
+            # readers alternate with the writer, so that the standby can keep up
+            await may_write.wait()
+            may_write.clear()
 
     async def read(kind: int) -> None:
         nonlocal reads
@@ -193,6 +198,7 @@ async def test_a_standby_is_stopped_and_started_during_reads(
             assert found >= least
             reads += 1
             progressed.set()
+            may_write.set()
 
     async def let_read(goal: int) -> None:
         while reads < goal:
@@ -211,6 +217,7 @@ async def test_a_standby_is_stopped_and_started_during_reads(
                 await let_read(reads + 30)
     finally:
         stop.set()
+        may_write.set()
         await asyncio.gather(*tasks)
     await wait_for_standby(db)
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]

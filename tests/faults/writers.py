@@ -47,6 +47,7 @@ def process(url: str, numbers: range, tasks: int, outcome: Connection) -> None:
     try:
         asyncio.run(work())
     except BaseException as error:
+        # the parent process reports it
         outcome.send(repr(error))
     else:
         outcome.send(None)
