@@ -241,8 +241,19 @@ class SyncTradeRepository:
     ) -> list[Trade]:
         """Return the trades with start <= entry_time <= end, open and closed, oldest first."""
 
-    def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
-        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first."""
+    def get_recent(
+        self,
+        limit: int = 100,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        only_open: bool = False,
+        **filters: Unpack[TradeFilters],
+    ) -> list[Trade]:
+        """Return the newest trades, ordered by entry_time, then id; newest first."""
 
     def get_by_symbol(
         self, symbol: str, limit: int = 100, exchange: str | None = "binance", **filters: Unpack[TradeFilters]

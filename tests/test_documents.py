@@ -24,6 +24,7 @@ NOT_RUN = {
     ("docs/postgresql.md", "ini"): "settings of PgBouncer, in front of which tests/pgbouncer runs",
     ("docs/postgresql.md", "sql"): "tests/backends/test_roles.py runs them as superuser and owner",
     ("docs/scale.md", "console"): "needs a bucket and Spark",
+    ("docs/screens.md", "txt"): "tests/support/screens.py runs the commands and writes the page",
 }
 #: A page whose code needs another package: tests/test_readme.py runs it on the example backend.
 ELSEWHERE = {DOCS / "backends.md"}

@@ -27,7 +27,7 @@ from iftb_store.analytics.shown import (
 )
 from iftb_store.cli.completion import one_of
 from iftb_store.cli.data import Account, Exchange, Json, Option, Url, parse_time_window, read
-from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say
+from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
 from iftb_store.cli.sparklines import draw_depths, draw_levels, sample_equity
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -112,7 +112,7 @@ def performance(
         print_json(asdict(report) | curves)
         return
     for line in describe_scope(report):
-        say(line)
+        say_fitting(line)
     if report.unaccounted_trades:
         say(f"left out, because realized_pnl is not set: {report.unaccounted_trades:,}")
     for title, figures in SHOWN.items():

@@ -195,7 +195,8 @@ class ApplyFillsTests(SuiteFixtures):
         await TradeRepository(db).insert(trade())
         for item in reversed(fills):
             await FillRepository(db).record(item)
-            summary = await TradeRepository(db).apply_fills("TRD-001")
+            await TradeRepository(db).apply_fills("TRD-001")
+        summary = await TradeRepository(db).apply_fills("TRD-001")
         assert (summary.realized_pnl, summary.entry_price, summary.excess) == (Decimal(20), Decimal(110), Decimal(0))
         assert await TradeRepository(db).apply_fills("TRD-001") == summary
 
