@@ -19,7 +19,7 @@ from iftb_store.protocols import Stores
 from iftb_store.repositories.applied_fills import FillApplier
 from iftb_store.repositories.base import check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_others, warn_of_records
-from iftb_store.repositories.recording import list_differing_fields
+from iftb_store.repositories.recording import check_field_names, list_differing_fields
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.scope import check_window
 from iftb_store.schema.table_spec import TRADES, RowFilter
@@ -162,7 +162,7 @@ class TradeRepository(FillApplier):
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         changes = cast("dict[str, Any]", kwargs)
-        _check_field_names(changes)
+        check_field_names(changes)
         checked = {name: check(changes[name], name) for name, check in TRADE_CHECKS.items() if name in changes}
         if "quantity" in checked:
             checks.check_quantity(checked["quantity"], "a trade")
@@ -500,13 +500,3 @@ async def _find_realized(stores: Stores, since: datetime, selection: RowFilter) 
     equal = {name: value for name, value in selection.equal.items() if name != "exchange"}
     found = await stores.records.get_totals(since, replace(selection, equal=equal))
     return "other exchanges" if found.trades else None
-
-
-def _check_field_names(changes: dict[str, Any]) -> None:
-    for name in (name for name in changes if name not in TRADE_CHECKS):
-        if name in TRADES.columns:
-            raise InvalidValueError(f"{name} is set by the store and cannot be changed")
-        settable = [field for field in TRADE_CHECKS if field != "trade_id"]
-        raise InvalidValueError(
-            f"a trade has no field {show(name)}; {suggest(name, settable)}the fields that can be set are {', '.join(settable)}"
-        )

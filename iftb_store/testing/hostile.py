@@ -396,10 +396,7 @@ METHODS: dict[str, Attempt] = {
 
 
 def public_parameters() -> dict[str, tuple[str, ...]]:
-    """Return the parameters of each public function and method of `iftb_store`, by its name.
-
-    Functions and methods without parameters are left out.
-    """
+    """Return the parameters of each public function and method of `iftb_store` that has some, by its name."""
     found = ((name, _parameters(function)) for name, function in _FUNCTIONS.items())
     return {name: parameters for name, parameters in found if parameters}
 
