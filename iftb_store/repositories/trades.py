@@ -39,15 +39,13 @@ _OPEN: dict[str, Any] = {"action": "open", "realized_pnl": None}
 
 
 class TradeRepository(FillApplier):
-    """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``.
+    """Reads and writes trades; the bot assigns each a ``trade_id``, unique in all accounts, and the store assigns ``id``.
 
     The quantity of a trade is above 0; its side gives the direction. A closed trade may lack exit_price or realized_pnl, as some
     exchanges report them later; a warning is logged when the first such trade is stored, once for each manager.
 
     Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. With a manager, each call
     is a separate transaction; with a session, the writes are committed at the session's end.
-
-    A trade_id is unique among the trades of all accounts.
 
     If a read finds nothing on the default exchange, binance, but another exchange has trades that match, a warning is logged,
     once for each manager.
