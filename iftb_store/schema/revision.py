@@ -14,7 +14,7 @@ VERSION_TABLE = "iftb_store_version"
 
 #: Every revision that this version of the package knows, oldest first. They are listed here because reading them from the
 #: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 HEAD = REVISIONS[-1]
 #: Maximum length of a table's definition in characters. A longer one may have huge default values, which are not stored in
 #: the rows but appear in every row that is read.
@@ -29,6 +29,7 @@ OUR_TABLES = (
     "fills",
     "ledger_entries",
     "balance_snapshots",
+    "coverage",
     VERSION_TABLE,
 )
 
