@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from iftb_store._version import __version__ as __version__
 from iftb_store.analytics.fills import FillSummary, add_up_fills
+from iftb_store.analytics.states import CoverageDay, CoverageRange, State
 from iftb_store.errors import (
     AmbiguousPositionError,
     BalanceConflictError,
@@ -113,6 +114,8 @@ __all__ = [
     "Contents",
     "CopiedPart",
     "CopyReport",
+    "CoverageDay",
+    "CoverageRange",
     "DatabaseManager",
     "DayResult",
     "Decimals",
@@ -167,6 +170,7 @@ __all__ = [
     "Settings",
     "Severity",
     "Side",
+    "State",
     "Since",
     "StoreError",
     "Stream",

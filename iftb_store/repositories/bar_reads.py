@@ -105,7 +105,7 @@ class BarReader(ManySeriesReads):
             newest, before = await ohlcv.get_latest("BTCUSDT", "1h", limit=2)
             (newest.timestamp.hour, before.timestamp.hour)  # -> (23, 22)
         """
-        series = _series(symbol, timeframe, exchange)
+        series = select_series(symbol, timeframe, exchange)
         newest = replace(series, limit=checks.integer(limit, "limit", least=1))
 
         async def read(stores: Stores) -> list[OHLCVBar]:
@@ -150,7 +150,7 @@ class BarReader(ManySeriesReads):
             for before, after in await ohlcv.get_gaps("BTCUSDT", "1h"):
                 (before.hour, after.hour)  # -> (6, 8)
         """
-        series = _series(symbol, timeframe, check_one_exchange(exchange, "get_gaps"))
+        series = select_series(symbol, timeframe, check_one_exchange(exchange, "get_gaps"))
         first, last = checks.optional(checks.utc, start, "start"), checks.optional(checks.utc, end, "end")
         if first is not None and last is not None:
             check_window(first, last)
@@ -355,7 +355,8 @@ class BarReader(ManySeriesReads):
                 await warn_of_bars(self._backend, stores, window)
 
 
-def _series(symbol: object, timeframe: object, exchange: object) -> RowFilter:
+def select_series(symbol: object, timeframe: object, exchange: object) -> RowFilter:
+    """Return the checked selection of the bars of a series, or of a symbol and timeframe on all exchanges (None)."""
     names = checks.name_text(symbol, "symbol"), check_timeframe(timeframe), select_exchange(exchange)
     return RowFilter(BARS, {**names[2], "symbol": names[0], "timeframe": names[1]})
 
@@ -378,7 +379,7 @@ async def _split(stores: Stores, window: RowFilter) -> list[RowFilter]:
 
 def select_window(symbol: object, timeframe: object, start: object, end: object, exchange: object) -> RowFilter:
     """Return the checked selection of the bars of a series, or of all exchanges (None), in a time window."""
-    series = _series(symbol, timeframe, exchange)
+    series = select_series(symbol, timeframe, exchange)
     first, last = checks.utc(start, "start"), checks.utc(end, "end")
     check_window(first, last)
     return replace(series, start=first, end=last)

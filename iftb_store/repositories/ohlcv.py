@@ -16,7 +16,9 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, UpsertReport
 from iftb_store.protocols import Stores
 from iftb_store.registry import require_arrow
-from iftb_store.repositories.bar_reads import BarReader, select_window
+from iftb_store.repositories.bar_reads import select_window
+from iftb_store.repositories.coverage import CoverageReads
+from iftb_store.repositories.covered import find_coverage, remove_range, select_asked
 from iftb_store.repositories.duplicates import explain_duplicate
 from iftb_store.repositories.exchanges import check_one_exchange, warn_of_bars
 from iftb_store.values import checks
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     ArrowData: TypeAlias = pa.Table | pa.RecordBatch | pa.RecordBatchReader | Iterable[Any] | Any
 
 
-class OHLCVRepository(BarReader):
+class OHLCVRepository(CoverageReads):
     """Reads and writes OHLCV bars.
 
     A series consists of the bars with the same (exchange, symbol, timeframe). These three and the timestamp are the key of
@@ -121,6 +123,8 @@ class OHLCVRepository(BarReader):
     ) -> int:
         """Delete the bars of a series with start <= timestamp <= end, all or none; return the number of deleted bars.
 
+        In the same transaction, the window is taken from the series' coverage: its bars are "unknown" again, see `get_coverage`.
+
         Args:
             symbol: the symbol of the series.
             timeframe: the timeframe of the series, e.g. "1h".
@@ -138,9 +142,16 @@ class OHLCVRepository(BarReader):
             await ohlcv.delete_range("BTCUSDT", "1h", start, start + timedelta(hours=2))  # -> 3
         """
         window = select_window(symbol, timeframe, start, end, check_one_exchange(exchange, "delete_range"))
+        first, last = checks.utc(start, "start"), checks.utc(end, "end")
 
         async def work(stores: Stores) -> int:
+            coverage = find_coverage(stores)
+            if coverage is not None:
+                await coverage.lock(select_asked(window, None, None))
             deleted = await stores.bars.delete(window)
+            if coverage is not None:
+                # or the deleted bars would seem to be bars that the exchange did not give
+                await remove_range(coverage, window, first, last)
             if not deleted:
                 await warn_of_bars(self._backend, stores, window)
             return deleted

@@ -15,6 +15,7 @@ from iftb_store.testing.bars import BarTests
 from iftb_store.testing.blocking import BlockingTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
+from iftb_store.testing.coverage import CoverageTests, MarkCoveredTests, NoCoverageTests
 from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.exchanges import ExchangeTests, RecordExchangeTests
@@ -54,6 +55,9 @@ class BackendConformance(
     SeriesTests,
     UpsertReportTests,
     GapTests,
+    CoverageTests,
+    MarkCoveredTests,
+    NoCoverageTests,
     ResampleTests,
     ManySeriesTests,
     BulkTests,
