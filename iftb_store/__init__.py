@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
+    from iftb_store.exchange.fill import FillReport, fill
     from iftb_store.files.export import ExportReport, export_table
     from iftb_store.files.formats import FileFormat
     from iftb_store.files.import_ import ImportedFile
@@ -127,6 +128,7 @@ __all__ = [
     "FileFormat",
     "Fill",
     "FillConflictError",
+    "FillReport",
     "FillRepository",
     "FillSide",
     "FillSummary",
@@ -170,8 +172,8 @@ __all__ = [
     "Settings",
     "Severity",
     "Side",
-    "State",
     "Since",
+    "State",
     "StoreError",
     "Stream",
     "SystemEvent",
@@ -196,6 +198,7 @@ __all__ = [
     "create_partitions",
     "examine",
     "export_table",
+    "fill",
     "get_settings",
     "import_files",
     "list_partitions",
@@ -218,6 +221,7 @@ _LAZY = {
     ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),
+    "iftb_store.exchange.fill": ("FillReport", "fill"),
     "iftb_store.files.export": ("ExportReport", "export_table"),
     "iftb_store.files.formats": ("FileFormat",),
     "iftb_store.files.import_": ("ImportedFile",),

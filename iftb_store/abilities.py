@@ -290,7 +290,7 @@ class SupportsLookups(Protocol):
 
 
 class CoverageStore(Protocol):
-    """The table ``coverage`` in one session, as part of RECORDS; ``series`` is a `RowFilter` of COVERAGE that has all of SERIES."""
+    """The table ``coverage`` in one session, part of RECORDS; ``series`` is a `RowFilter` of COVERAGE with all of SERIES."""
 
     async def lock(self, series: RowFilter) -> None:
         """Hold off other sessions that would change the ranges of the series, until the transaction ends."""

@@ -38,7 +38,7 @@ def _make_day_fingerprints() -> str:
 _SQL = SqlDialect(
     dialect=SQLALCHEMY_DIALECT,
     octets="strlen({})",
-    month="year({0}) * 12 + month({0})",
+    month="(year({0}) * 12 + month({0}))",
     microseconds="epoch_us({})",
     difference="epoch_us({1}) - epoch_us({0})",
     time_parameter="make_timestamptz(CAST(:{} AS BIGINT))",

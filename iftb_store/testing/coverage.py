@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 
@@ -229,7 +230,7 @@ class MarkCoveredTests(SuiteFixtures):
         await asyncio.gather(*(mark(db, first, first + 6, source=f"source-{first % 3}") for first in range(0, 40, 4)))
         ranges = await read_ranges(db)
         assert (ranges[0][0], ranges[-1][1]) == (0, 42)
-        assert all(one[1] + 1 == two[0] for one, two in zip(ranges, ranges[1:], strict=False))
+        assert all(one[1] + 1 == two[0] for one, two in pairwise(ranges))
         assert await read_states(db) == [("none", one[1] - one[0] + 1) for one in ranges]
 
     async def test_days_add_up_to_the_ranges(self, db: DatabaseManager) -> None:
@@ -252,6 +253,6 @@ class NoCoverageTests(SuiteFixtures):
             repository.coverage_by_day("BTCUSDT", "1h", start=T0, end=T0),
             repository.mark_covered("BTCUSDT", "1h", T0, T0, source="fetch"),
         ):
-            with pytest.raises(Unsupported, match="keeps only bars.* PostgreSQL"):
+            with pytest.raises(Unsupported, match=r"keeps only bars.* PostgreSQL"):
                 await call
         assert await repository.delete_range("BTCUSDT", "1h", T0, T0) == 1

@@ -16,10 +16,12 @@ from iftb_store.testing.blocking import BlockingTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
 from iftb_store.testing.coverage import CoverageTests, MarkCoveredTests, NoCoverageTests
+from iftb_store.testing.coverage_moves import CoverageCopyTests, CoverageDoctorTests, CoverageImportTests
 from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.exchanges import ExchangeTests, RecordExchangeTests
 from iftb_store.testing.failures import FailureTests
+from iftb_store.testing.filling import FillResumeTests, FillRuleTests, NoFillTests
 from iftb_store.testing.fills import FillTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
@@ -58,6 +60,9 @@ class BackendConformance(
     CoverageTests,
     MarkCoveredTests,
     NoCoverageTests,
+    FillRuleTests,
+    FillResumeTests,
+    NoFillTests,
     ResampleTests,
     ManySeriesTests,
     BulkTests,
@@ -96,6 +101,9 @@ class BackendConformance(
     DigestRowTests,
     ViewTests,
     TransferTests,
+    CoverageCopyTests,
+    CoverageImportTests,
+    CoverageDoctorTests,
     BackupTests,
     HostileTests,
     PropertyTests,
