@@ -1,4 +1,4 @@
-"""The reads of the states of a series' bars (traded, quiet, none, unknown), and mark_covered, which records what was asked for."""
+"""The states of a series' bars (traded, quiet, none, unknown), and mark_covered, which records what was asked for."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class CoverageReads(BarReader):
     ) -> list[CoverageRange]:
         """Return what is known of each bar of a series, stored or missing, as ranges, oldest first, from a snapshot.
 
-        A missing bar is "none" if it was asked for and the exchange gave none, and "unknown" if it was never asked for; `fill` and
-        imports of files record what they asked for, and `mark_covered` does for a feed of your own. Bars whose period has not
+        A missing bar is "none" if it was asked for and the exchange gave none, and "unknown" if it was never asked for; `fill`
+        and imports of files record what they asked for, and `mark_covered` does for a feed of your own. Bars whose period has not
         ended are left out.
 
         Args:
@@ -54,8 +54,8 @@ class CoverageReads(BarReader):
             end: end of the time window, inclusive. None: to the last bar that is stored or was asked for.
 
         Returns:
-            The ranges, without overlaps or holes; empty if nothing is stored and nothing was asked for and the window has no start
-            or no end.
+            The ranges, without overlaps or holes; empty if nothing is stored, nothing was asked for, and the window has no start or
+            no end.
 
         Raises:
             Unsupported: the backend keeps only bars, as a lake does.
@@ -66,8 +66,7 @@ class CoverageReads(BarReader):
             states = await ohlcv.get_coverage("BTCUSDT", "1h")
             [(one.state, one.bars) for one in states]  # -> [('traded', 7), ('none', 1), ('traded', 16)]
         """
-        ranges = await self._read_states(symbol, timeframe, exchange, start, end, "get_coverage")
-        return ranges
+        return await self._read_states(symbol, timeframe, exchange, start, end, "get_coverage")
 
     async def coverage_by_day(
         self, symbol: str, timeframe: Timeframe, exchange: str = "binance", *, start: datetime, end: datetime
