@@ -54,8 +54,8 @@ class CoverageReads(BarReader):
             end: end of the time window, inclusive. None: to the last bar that is stored or was asked for.
 
         Returns:
-            The ranges, without overlaps or holes; empty if nothing is stored, nothing was asked for, and the window has no start or
-            no end.
+            The ranges, without overlaps or holes; empty if nothing is stored, nothing was asked for, and the window has no start
+            or no end.
 
         Raises:
             Unsupported: the backend keeps only bars, as a lake does.

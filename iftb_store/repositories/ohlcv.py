@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store._io.tasks import import_modules
+from iftb_store.analytics.states import move
 from iftb_store.batches.bars import FROM_CCXT, BarBatch, make_batch
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, UpsertReport
@@ -79,12 +80,18 @@ class OHLCVRepository(CoverageReads):
         return len(listed)
 
     @overload
-    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False) -> int: ...
+    async def upsert_many(
+        self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False, only_closed: bool = False
+    ) -> int: ...
 
     @overload
-    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True]) -> UpsertReport: ...
+    async def upsert_many(
+        self, bars: Sequence[OHLCVBar], *, report: Literal[True], only_closed: bool = False
+    ) -> UpsertReport: ...
 
-    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: bool = False) -> int | UpsertReport:
+    async def upsert_many(
+        self, bars: Sequence[OHLCVBar], *, report: bool = False, only_closed: bool = False
+    ) -> int | UpsertReport:
         """Insert the new bars and overwrite the values of the bars that are already stored; write all bars or none.
 
         Repeated calls with the same bars are safe. A stored bar keeps its ``id`` and ``created_at``.
@@ -92,6 +99,8 @@ class OHLCVRepository(CoverageReads):
         Args:
             bars: the bars, in any order, of any number of series; if a key occurs several times, the last bar wins.
             report: whether to count what was inserted, updated and unchanged, which takes longer.
+            only_closed: leave out the bars whose period has not ended by the repository's clock, e.g. the newest candle of an
+                exchange.
 
         Returns:
             The number of distinct keys in the batch, changed or not; 0 for an empty list. With ``report``, an `UpsertReport`.
@@ -104,7 +113,10 @@ class OHLCVRepository(CoverageReads):
             await ohlcv.upsert_many(new_bars, report=True)  # -> UpsertReport(inserted=0, updated=0, unchanged=2)
         """
         checks.boolean(report, "report")
-        return await self._upsert(await make_batch(_bars(bars), self._now()), report=report)
+        listed, now = _bars(bars), self._now()
+        if checks.boolean(only_closed, "only_closed"):
+            listed = await asyncio.to_thread(lambda: [bar for bar in listed if not _is_open(bar, now)])
+        return await self._upsert(await make_batch(listed, now), report=report)
 
     async def _upsert(self, batch: BarBatch, *, report: bool) -> int | UpsertReport:
         counts: tuple[int, int] | None = None
@@ -317,6 +329,16 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
         return list(bars)
     except TypeError as error:
         raise InvalidValueError(f"bars must be a list of OHLCVBar, not {type_name(bars)}") from error
+
+
+def _is_open(bar: object, now: datetime) -> bool:
+    """Return whether the period of a bar ends after ``now``; False for what is no bar, which the write refuses."""
+    if not isinstance(bar, OHLCVBar):
+        return False
+    try:
+        return move(checks.utc(bar.timestamp, "timestamp"), check_timeframe(bar.timeframe), 1) > now
+    except InvalidValueError:
+        return False
 
 
 async def _insert(stores: Stores, batch: BarBatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import make_url
 
-from iftb_store import DatabaseManager, OHLCVRepository, copy, examine, import_files, verify
+from iftb_store import DatabaseManager, OHLCVRepository, RefusedFilesError, copy, examine, import_files, verify
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
 from iftb_store.schema.table_spec import COVERAGE, SERIES, AskedRange, RowFilter
@@ -136,8 +136,9 @@ class CoverageImportTests(SuiteFixtures):
         assert await read_states(db) == [("traded", 2), ("none", 1), ("traded", 1)]
 
     async def test_a_refused_file_covers_nothing(self, db: DatabaseManager, candles: Path) -> None:
-        candles.write_text(candles.read_text() + "2024-01-01T00:00:00+00:00,9,9,9,9,9\n")
-        with pytest.raises(Exception, match="not imported|candles.csv"):
+        with candles.open("a") as file:
+            file.write("2024-01-01T00:00:00+00:00,9,9,9,9,9\n")
+        with pytest.raises(RefusedFilesError):
             await import_files(db, candles, symbol="BTCUSDT", timeframe="1h")
         assert await read_ranges(db) == []
 

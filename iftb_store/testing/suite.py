@@ -21,6 +21,7 @@ from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.exchanges import ExchangeTests, RecordExchangeTests
 from iftb_store.testing.failures import FailureTests
+from iftb_store.testing.filled import ClosedBarTests, FilledReadTests, NoFilledReadTests
 from iftb_store.testing.filling import FillResumeTests, FillRuleTests, NoFillTests
 from iftb_store.testing.fills import FillTests
 from iftb_store.testing.gaps import GapTests
@@ -63,6 +64,9 @@ class BackendConformance(
     FillRuleTests,
     FillResumeTests,
     NoFillTests,
+    FilledReadTests,
+    ClosedBarTests,
+    NoFilledReadTests,
     ResampleTests,
     ManySeriesTests,
     BulkTests,
