@@ -131,7 +131,7 @@ async def import_files(
         covers: the first and the last time that the files cover, both inclusive, e.g. those that their names promise; naive times
             are UTC. None: each file of candles covers its first to its last bar. What a file covers and lacks is then known as
             not existing, see `OHLCVRepository.get_coverage`.
-        progress: called with (file name, bytes read, total bytes).
+        progress: called with (file name, rows stored, rows of the file); the last number is estimated from the bytes read.
 
     Returns:
         For each file, the table, the number of rows, how many of them were new, changed and equal to stored ones, their

@@ -141,7 +141,7 @@ class Filler:
 
 
 def _find_edges(times: pa.ChunkedArray, timeframe: str) -> list[int]:
-    """Return the places of the rows before which bars may be missing: the first, and those more than a step after the last one."""
+    """Return the places of the rows before which bars may be missing: the first, and those more than a step after another."""
     import pyarrow as pa
     import pyarrow.compute
 
