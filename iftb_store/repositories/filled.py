@@ -140,7 +140,7 @@ class Filler:
         return pa.concat_tables([rows, pa.Table.from_pylist(made, rows.schema)]).sort_by("timestamp")
 
 
-def _find_edges(times: pa.ChunkedArray, timeframe: str) -> list[int]:
+def _find_edges(times: Any, timeframe: str) -> list[int]:
     """Return the places of the rows before which bars may be missing: the first, and those more than a step after another."""
     import pyarrow as pa
     import pyarrow.compute

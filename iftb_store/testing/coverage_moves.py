@@ -39,56 +39,56 @@ class CoverageCopyTests(SuiteFixtures):
     """copy and verify."""
 
     @pytest_asyncio.fixture
-    async def other(self, second_url: str) -> AsyncIterator[DatabaseManager]:
+    async def copied(self, second_url: str) -> AsyncIterator[DatabaseManager]:
         """A second database with tables."""
         async with DatabaseManager(make_url(second_url)) as manager:
             await self.make_tables(manager)
             yield manager
 
-    async def test_a_copy_takes_the_coverage_with_the_bars(self, db: DatabaseManager, other: DatabaseManager) -> None:
+    async def test_a_copy_takes_the_coverage_with_the_bars(self, db: DatabaseManager, copied: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(4))
         await mark(db, 0, 6)
-        await copy(db, other)
-        assert await read_states(other) == [("traded", 4), ("none", 3)]
-        assert (await verify(db, other)).equal
+        await copy(db, copied)
+        assert await read_states(copied) == [("traded", 4), ("none", 3)]
+        assert (await verify(db, copied)).equal
 
-    async def test_a_copy_adds_to_what_the_destination_knows(self, db: DatabaseManager, other: DatabaseManager) -> None:
+    async def test_a_copy_adds_to_what_the_destination_knows(self, db: DatabaseManager, copied: DatabaseManager) -> None:
         await mark(db, 0, 3)
-        await mark(other, 2, 8)
-        await mark(other, 20, 21, source="stream")
-        await copy(db, other)
-        assert await read_ranges(other) == [(0, 8, "fetch"), (20, 21, "stream")]
+        await mark(copied, 2, 8)
+        await mark(copied, 20, 21, source="stream")
+        await copy(db, copied)
+        assert await read_ranges(copied) == [(0, 8, "fetch"), (20, 21, "stream")]
 
-    async def test_a_copy_of_a_window_cuts_the_ranges(self, db: DatabaseManager, other: DatabaseManager) -> None:
+    async def test_a_copy_of_a_window_cuts_the_ranges(self, db: DatabaseManager, copied: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(10))
         await mark(db, 0, 9)
-        await copy(db, other, start=T0 + 2 * HOUR, end=T0 + 5 * HOUR)
-        assert await read_ranges(other) == [(2, 5, "fetch")]
-        await copy(db, other, symbols=["ETHUSDT"])
-        assert await read_ranges(other) == [(2, 5, "fetch")]
+        await copy(db, copied, start=T0 + 2 * HOUR, end=T0 + 5 * HOUR)
+        assert await read_ranges(copied) == [(2, 5, "fetch")]
+        await copy(db, copied, symbols=["ETHUSDT"])
+        assert await read_ranges(copied) == [(2, 5, "fetch")]
 
-    async def test_a_synced_copy_makes_the_ranges_equal(self, db: DatabaseManager, other: DatabaseManager) -> None:
+    async def test_a_synced_copy_makes_the_ranges_equal(self, db: DatabaseManager, copied: DatabaseManager) -> None:
         await OHLCVRepository(db).insert_many(hourly(3))
         await mark(db, 1, 4)
-        await OHLCVRepository(other).insert_many(hourly(8))
-        await mark(other, 0, 12)
-        await make_repository(other).mark_covered("ETHUSDT", "1h", T0, T0, source="fetch")
-        await copy(db, other, delete=True, symbols=["BTCUSDT"], end=T0 + 9 * HOUR)
-        assert await read_states(other) == [("traded", 3), ("none", 2), ("unknown", 5), ("none", 3)]
-        await copy(db, other, delete=True)
-        assert await read_ranges(other) == [(1, 4, "fetch")]
-        assert (await verify(db, other)).equal
+        await OHLCVRepository(copied).insert_many(hourly(8))
+        await mark(copied, 0, 12)
+        await make_repository(copied).mark_covered("ETHUSDT", "1h", T0, T0, source="fetch")
+        await copy(db, copied, delete=True, symbols=["BTCUSDT"], end=T0 + 9 * HOUR)
+        assert await read_states(copied) == [("traded", 3), ("none", 2), ("unknown", 5), ("none", 3)]
+        await copy(db, copied, delete=True)
+        assert await read_ranges(copied) == [(1, 4, "fetch")]
+        assert (await verify(db, copied)).equal
 
-    async def test_a_dry_run_copies_no_coverage(self, db: DatabaseManager, other: DatabaseManager) -> None:
+    async def test_a_dry_run_copies_no_coverage(self, db: DatabaseManager, copied: DatabaseManager) -> None:
         await mark(db, 0, 3)
-        await copy(db, other, dry_run=True)
-        assert await read_ranges(other) == []
+        await copy(db, copied, dry_run=True)
+        assert await read_ranges(copied) == []
 
-    async def test_verify_names_a_range_that_differs(self, db: DatabaseManager, other: DatabaseManager) -> None:
+    async def test_verify_names_a_range_that_differs(self, db: DatabaseManager, copied: DatabaseManager) -> None:
         await mark(db, 0, 3)
         await mark(db, 4, 6, source="stream")
-        await mark(other, 0, 5)
-        report = await verify(db, other)
+        await mark(copied, 0, 5)
+        report = await verify(db, copied)
         (part,) = [part for part in report.parts if part.table == "coverage"]
         assert not report.equal
         assert (part.series, part.equal) == ("binance BTCUSDT 1h", False)
@@ -97,8 +97,8 @@ class CoverageCopyTests(SuiteFixtures):
             (T0 + 6 * HOUR, 1, 0),
         ]
         # neighbours count as one range, whatever their source
-        await mark(other, 6, 6)
-        assert (await verify(db, other)).equal
+        await mark(copied, 6, 6)
+        assert (await verify(db, copied)).equal
 
 
 @requires(Capability.RECORDS)

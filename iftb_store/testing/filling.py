@@ -71,7 +71,7 @@ class FakeExchange:
 
 async def ask(db: DatabaseManager, exchange: FakeExchange, first: int, last: int, **options: Any) -> FillReport:
     """Fill the bars from one hour after T0 to another, at NOW."""
-    named = {"clock": Clock(), "retry": (FakeExchangeError,)} | options
+    named: dict[str, Any] = {"clock": Clock(), "retry": (FakeExchangeError,)} | options
     return await fill(db, "BTCUSDT", "1h", T0 + first * HOUR, T0 + last * HOUR, exchange.fetch_ohlcv, **named)
 
 
