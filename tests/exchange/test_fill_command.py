@@ -132,7 +132,7 @@ def test_the_three_kinds_of_holes_are_shown(run: Run, url: str, exchange: Exchan
     code, out, _ = run("coverage", url, "BTCUSDT", "1m")
     assert code == 0
     assert "152 of 180 candles stored, 28 missing" in out
-    rows = [line.split("  ") for line in out.splitlines() if "never asked for" in line or "none given" in line]
+    rows = [line.rstrip().split("  ") for line in out.splitlines() if "never asked for" in line or "none given" in line]
     known = [(row[0].strip(), row[-1].strip()[:15]) for row in rows]
     assert known == [
         ("2024-01-01 00:30", "never asked for"),
