@@ -22,6 +22,8 @@ from iftb_store.values.readable import format_count, format_moment
 
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 _NOTHING, _NOTHING_ASCII = "·", "0"
+# a day without a due candle; a blank would be removed at the end of a cell
+_NOT_DUE, _NOT_DUE_ASCII = "\N{BRAILLE PATTERN BLANK}", "'"
 # the gaps that are listed
 _WORST = 10
 
@@ -112,21 +114,21 @@ def _show_series(series: tuple[str, str, str], states: Sequence[CoverageRange], 
 
 
 def _draw_month(month: date, days: Sequence[CoverageDay]) -> str:
-    """Return a block for each day of a month; blank where no candle is due."""
-    blocks, nothing = (_BLOCKS, _NOTHING) if is_utf8() else (_ASCII, _NOTHING_ASCII)
+    """Return a block for each day of a month."""
+    blocks, nothing, not_due = (_BLOCKS, _NOTHING, _NOT_DUE) if is_utf8() else (_ASCII, _NOTHING_ASCII, _NOT_DUE_ASCII)
     by_day = {day.day.day: day for day in days}
     drawn = ""
     for number in range(1, monthrange(month.year, month.month)[1] + 1):
         day = by_day.get(number)
         stored = 0 if day is None else day.traded + day.quiet
         if day is None:
-            drawn += " "
+            drawn += not_due
         elif not stored:
             drawn += nothing
         else:
             # only a day that lacks nothing is full
             drawn += blocks[-1] if stored == day.due else blocks[min(6, stored * 7 // day.due)]
-    return drawn.ljust(31)
+    return drawn.ljust(31, not_due)
 
 
 def _show_all(url: str | None, exchange: str | None, first: datetime | None, last: datetime | None, *, as_json: bool) -> None:

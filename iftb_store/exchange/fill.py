@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, TypeAlias, get_args
 
 from iftb_store.abilities import ConnectedStore
@@ -32,13 +33,14 @@ from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import Timeframe
 
 #: A function that asks an exchange: (symbol, timeframe, milliseconds since 1970, limit) -> rows; ccxt's ``fetch_ohlcv`` is one.
-Fetch: TypeAlias = Callable[[str, str, int, int], Awaitable[Any]]
+Fetch: TypeAlias = Callable[[str, str, int, int], Awaitable[Any] | Any]
 
 #: The source of the ranges that `fill` asked for.
 SOURCE = "fetch"
 
 # the waits before the attempts after an error: random, up to the first at first, doubled each time, up to the longest
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+_LONGEST_PAUSE, _LONGEST_SETTLE = 3_600, timedelta(days=31)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -103,8 +105,9 @@ async def fill(
         timeframe: the timeframe of the series, e.g. "1m".
         start: start of the time window, inclusive; naive times are UTC.
         end: end of the time window, inclusive. None: the last bar that has ended.
-        fetch: an async function of (symbol, timeframe, milliseconds since 1970, limit) that returns rows
-            [milliseconds, open, high, low, close, volume], as ccxt's ``fetch_ohlcv`` does.
+        fetch: a function of (symbol, timeframe, milliseconds since 1970, limit) that returns rows
+            [milliseconds, open, high, low, close, volume], as ccxt's ``fetch_ohlcv`` does. An async function is awaited, a plain
+            one runs in a thread.
         exchange: the exchange of the series.
         fetch_symbol: the symbol for ``fetch``, e.g. "BTC/USDT"; None: that of the series.
         limit: the number of bars to ask for at once, at least 1.
@@ -136,13 +139,18 @@ async def fill(
         (report.requests, report.inserted, report.unknown)  # -> (2, 2, 0)
     """
     check_store(db, "db")
-    window = select_window(symbol, timeframe, start, clock() if end is None else end, check_one_exchange(exchange, "fill"))
     if not callable(fetch):
-        raise InvalidValueError(f"fetch must be an async function, e.g. exchange.fetch_ohlcv, not {type_name(fetch)}")
-    if not isinstance(settle, timedelta) or settle < timedelta(0):
-        raise InvalidValueError(f"settle must be a timedelta of 0 or more, not {show(settle)}")
-    if not isinstance(pause, int | float) or not 0 <= pause < float("inf"):
-        raise InvalidValueError(f"pause must be a number of seconds, 0 or more, not {show(pause)}")
+        raise InvalidValueError(f"fetch must be a function, e.g. exchange.fetch_ohlcv, not {type_name(fetch)}")
+    if not isinstance(settle, timedelta) or not timedelta(0) <= settle <= _LONGEST_SETTLE:
+        raise InvalidValueError(f"settle must be a timedelta from 0 to 31 days, not {show(settle)}")
+    if isinstance(pause, bool) or not isinstance(pause, int | float) or not 0 <= pause <= _LONGEST_PAUSE:
+        raise InvalidValueError(f"pause must be a number of seconds from 0 to 3600, not {show(pause)}")
+    if not callable(clock):
+        raise InvalidValueError(f"clock must be a function that returns the time, not {type_name(clock)}")
+    retried = retry if isinstance(retry, tuple | list) else (retry,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in retried):
+        raise InvalidValueError(f"retry must be a tuple of exceptions, e.g. (ccxt.NetworkError,), not {show(retry)}")
+    window = select_window(symbol, timeframe, start, clock() if end is None else end, check_one_exchange(exchange, "fill"))
     checks.optional_choice(decimals, "decimals", get_args(Decimals))
     if Capability.RECORDS not in db.capabilities:
         raise no_coverage_error()
@@ -153,7 +161,7 @@ async def fill(
         checks.optional(checks.name_text, fetch_symbol, "fetch_symbol") or window.equal["symbol"],
         checks.integer(limit, "limit", least=1),
         decimals is not None,
-        tuple(retry),
+        tuple(retried),
         checks.integer(attempts, "attempts", least=1),
         float(pause),
         settle,
@@ -257,7 +265,7 @@ class _Fill:
         wait = _FIRST_WAIT
         for attempt in range(1, self.attempts + 1):
             try:
-                answer = await self.fetch(self.symbol, self._timeframe, since, self.limit)
+                answer = await self._call(since)
             except self.retry:
                 if attempt == self.attempts:
                     raise
@@ -266,6 +274,14 @@ class _Fill:
             else:
                 return [] if answer is None else answer
         raise AssertionError("the last attempt returns or raises")
+
+    async def _call(self, since: int) -> Any:
+        words = self.symbol, self._timeframe, since, self.limit
+        if iscoroutinefunction(self.fetch):
+            return await self.fetch(*words)
+        # a plain function, e.g. that of ccxt's blocking classes, would hold the event loop
+        answer = await asyncio.to_thread(self.fetch, *words)
+        return await answer if isawaitable(answer) else answer
 
     async def _store(self, bars: list[OHLCVBar], first: datetime, last: datetime, now: datetime) -> None:
         asked = AskedRange(**self.window.equal, first=first, last=last, asked_at=now, source=SOURCE)

@@ -184,6 +184,13 @@ class FillRuleTests(SuiteFixtures):
         (bar,) = await OHLCVRepository(db).get_range("BTCUSDT", "1h", T0, T0)
         assert bar.open == Decimal("0.1")
 
+    async def test_a_plain_function_is_asked_too(self, db: DatabaseManager) -> None:
+        def fetch(symbol: str, timeframe: str, since: int, limit: int) -> list[Row]:
+            return [row(hour) for hour in range(4)]
+
+        report = await fill(db, "BTCUSDT", "1h", T0, T0 + 3 * HOUR, fetch, clock=Clock())
+        assert (report.requests, report.inserted) == (1, 4)
+
     async def test_errors_that_pass_are_tried_again(self, db: DatabaseManager) -> None:
         exchange = FakeExchange(range(4), failures=4)
         report = await ask(db, exchange, 0, 3, attempts=5)
@@ -216,7 +223,7 @@ class FillRuleTests(SuiteFixtures):
         for options in ({"limit": 0}, {"attempts": 0}, {"pause": -1}, {"settle": 5}, {"decimals": "float"}, {"exchange": None}):
             with pytest.raises(InvalidValueError):
                 await ask(db, exchange, 0, 2, **options)
-        with pytest.raises(InvalidValueError, match="fetch must be an async function"):
+        with pytest.raises(InvalidValueError, match="fetch must be a function"):
             await fill(db, "BTCUSDT", "1h", T0, T0, None)  # type: ignore[arg-type]
         async with db.get_session() as session:
             with pytest.raises(InvalidValueError, match="connected store"):
