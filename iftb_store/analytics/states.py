@@ -171,7 +171,7 @@ class _Asked:
         return CoverageRange(first, last, "none", bars, asked.asked_at, asked.source)
 
 
-def list_days(ranges: Iterable[CoverageRange], timeframe: str) -> list[CoverageDay]:
+def add_up_days(ranges: Iterable[CoverageRange], timeframe: str) -> list[CoverageDay]:
     """Return the days on which bars of the ranges begin, in order, with the number of bars of each state."""
     days: dict[date, CoverageDay] = {}
     for one in ranges:

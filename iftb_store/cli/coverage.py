@@ -9,7 +9,7 @@ from datetime import date, datetime
 from itertools import groupby
 from typing import Annotated, Any
 
-from iftb_store.analytics.states import CoverageDay, CoverageRange, list_days
+from iftb_store.analytics.states import CoverageDay, CoverageRange, add_up_days
 from iftb_store.cli.data import Argument, Exchange, Json, Option, Symbol, Timeframe, read, time_window
 from iftb_store.cli.output import is_utf8, print_fitting, print_json, say
 from iftb_store.cli.target import URL_HELP, url_and_rest, url_and_series
@@ -93,11 +93,11 @@ def coverage(
 
 def _as_json(series: tuple[str, str, str], states: Sequence[CoverageRange], gaps: Sequence[_Gap]) -> dict[str, Any]:
     names = dict(zip(("exchange", "symbol", "timeframe"), series, strict=True))
-    return names | {"days": list_days(states, series[2]), "ranges": states, "worst_gaps": gaps}
+    return names | {"days": add_up_days(states, series[2]), "ranges": states, "worst_gaps": gaps}
 
 
 def _show_series(series: tuple[str, str, str], states: Sequence[CoverageRange], gaps: Sequence[_Gap]) -> None:
-    days = list_days(states, series[2])
+    days = add_up_days(states, series[2])
     say(f"{' '.join(series)}, {format_moment(states[0].first)} to {format_moment(states[-1].last)} UTC")
     rows = []
     for month, group in groupby(days, key=lambda day: day.day.replace(day=1)):

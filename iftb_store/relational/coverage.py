@@ -10,7 +10,7 @@ from typing import Any
 
 from iftb_store.errors import readable
 from iftb_store.relational.dialect import SqlDialect
-from iftb_store.relational.driver import Writer, bind
+from iftb_store.relational.driver import StatementRunner, bind
 from iftb_store.relational.rows import RowForm
 from iftb_store.schema.table_spec import BARS, COVERAGE, AskedRange, RowFilter
 
@@ -24,7 +24,7 @@ _END = 2
 class RelationalCoverage:
     """Reads and writes the coverage of one session; see `iftb_store.abilities.CoverageStore`."""
 
-    def __init__(self, driver: Writer) -> None:
+    def __init__(self, driver: StatementRunner) -> None:
         self._driver = driver
 
     async def lock(self, series: RowFilter) -> None:

@@ -29,7 +29,7 @@ class QueryRunner(Protocol):
         ...
 
 
-class Writer(QueryRunner, Protocol):
+class StatementRunner(QueryRunner, Protocol):
     """Runs queries and single writes in one session."""
 
     async def change(self, statement: Statement, args: Row) -> int:

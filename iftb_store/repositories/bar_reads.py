@@ -16,7 +16,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, Series, SeriesSpan
 from iftb_store.protocols import Stores
 from iftb_store.registry import require_arrow
-from iftb_store.repositories.base import check_decimals, to_floats
+from iftb_store.repositories.base import check_decimals, convert_to_floats
 from iftb_store.repositories.exchanges import check_one_exchange, find_exchanges, select_exchange, warn_of_bars
 from iftb_store.repositories.filled import Filler, FillMode, check_fill, fill_batches, fill_lists
 from iftb_store.repositories.many_series import ManySeriesReads, find_edges
@@ -402,7 +402,7 @@ class BarReader(ManySeriesReads):
             return await asyncio.to_thread(filler.fill_table, await stores.read_rows(selection), last=True)
 
         rows = await self._read(read, snapshot=True)
-        return await to_floats(rows) if as_floats else rows
+        return await convert_to_floats(rows) if as_floats else rows
 
     def _filled_stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
         as_floats = check_decimals(decimals)
@@ -416,7 +416,7 @@ class BarReader(ManySeriesReads):
             batches = record_batches(stores, part)
             async with aclosing(batches), aclosing(fill_batches(filler, batches, size)) as filled:
                 async for batch in filled:
-                    yield await to_floats(batch) if as_floats else batch
+                    yield await convert_to_floats(batch) if as_floats else batch
 
     async def _filled_lists(self, window: RowFilter, size: int) -> AsyncGenerator[list[OHLCVBar]]:
         async with self._stores(snapshot=True) as stores:

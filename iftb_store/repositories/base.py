@@ -123,7 +123,7 @@ class Repository:
         as_floats = check_decimals(decimals)
         require_arrow()
         rows = await self._read(lambda stores: stores.read_rows(selection))
-        return await to_floats(rows) if as_floats else rows
+        return await convert_to_floats(rows) if as_floats else rows
 
     def _stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
         as_floats = check_decimals(decimals)
@@ -134,7 +134,7 @@ class Repository:
     async def _batches(self, selection: RowFilter, *, as_floats: bool) -> AsyncGenerator[pa.RecordBatch]:
         async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
             async for batch in batches:
-                yield await to_floats(batch) if as_floats else batch
+                yield await convert_to_floats(batch) if as_floats else batch
 
     def _now(self) -> datetime:
         return checks.utc(self._clock(), "the clock's time")
@@ -145,7 +145,7 @@ def check_decimals(decimals: object) -> bool:
     return checks.optional_choice(decimals, "decimals", get_args(ReadDecimals)) is not None
 
 
-async def to_floats(rows: Any) -> Any:
+async def convert_to_floats(rows: Any) -> Any:
     """Return the rows of an Arrow table or record batch with their decimals as floats."""
     from iftb_store.batches import arrow
 

@@ -9,10 +9,10 @@ from datetime import datetime
 from iftb_store.analytics.states import (
     CoverageDay,
     CoverageRange,
+    add_up_days,
     find_anchor,
     find_last_due,
     find_slot,
-    list_days,
     list_states,
     move,
 )
@@ -92,7 +92,7 @@ class CoverageReads(BarReader):
             (day.due, day.traded, day.none, day.unknown)  # -> (24, 23, 0, 1)
         """
         ranges = await self._read_states(symbol, timeframe, exchange, start, end, "coverage_by_day")
-        return await asyncio.to_thread(list_days, ranges, timeframe)
+        return await asyncio.to_thread(add_up_days, ranges, timeframe)
 
     async def mark_covered(
         self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str = "binance", *, source: str
