@@ -116,9 +116,7 @@ class CoverageReads(BarReader):
                 unknown, or the exchange is None.
 
         Example:
-            async with db.get_session() as session:
-                await OHLCVRepository(session).upsert_many(new_bars)
-                await OHLCVRepository(session).mark_covered("BTCUSDT", "1h", start, start + timedelta(hours=25), source="stream")
+            await ohlcv.mark_covered("BTCUSDT", "1h", start, start + timedelta(hours=23), source="stream")
             [day] = await ohlcv.coverage_by_day("BTCUSDT", "1h", start=start, end=start + timedelta(hours=23))
             (day.due, day.traded, day.none, day.unknown)  # -> (24, 23, 1, 0)
         """
