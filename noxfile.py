@@ -14,7 +14,7 @@ import nox
 
 nox.needs_version = ">=2026.10"
 # the tests come last, so that a run ends with their summary
-nox.options.sessions = ["lint", "types", "docs", "demo", "wheel", "tests"]
+nox.options.sessions = ["lint", "docs", "demo", "wheel", "types_and_tests"]
 nox.options.reuse_venv = "yes"
 # nox makes a missing Python an error where CI is set; `pythons` runs where they are installed
 nox.options.error_on_missing_interpreters = False
@@ -51,6 +51,8 @@ UNIT_TESTS = (
 )
 # checks the accessibility of a page
 AXE = "axe-core@4.14.1"
+# what users' type checkers read; `nox -s full` has pyright check all else too
+READ_BY_USERS = ("iftb_store", "backends", "migrations", "examples")
 CHECKED_BESIDE_THE_PACKAGES = ("tests", "examples", "benchmarks", "hatch_build.py", "noxfile.py")
 
 
@@ -64,16 +66,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types by mypy --strict and pyright on the packages, the tests, the examples and this file, and a test of what they find."""
-    # hardly anything of it is run
-    _install_locked(session, "types", "--no-compile")
-    _install_itself(session)
-    # each uses one processor
-    with ThreadPoolExecutor() as pool:
-        beside = pool.submit(session.run, "pyright")
-        session.run("mypy")
-        session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
-        beside.result()
+    """Types by mypy --strict, and by pyright what users read of it: the packages and examples; and a test of what they find."""
+    _check_types(session)
     # where the type checkers are not installed, `tests` skips those that run them
     session.run("pytest", "-q", "tests/test_types.py")
 
@@ -94,7 +88,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job from end to end on SQLite, with its driver alone installed."""
-    _install_locked(session, "demo")
+    _install_locked(session, "demo", "--no-compile")
     _install_itself(session)
     session.run("iftb-store", "demo")
 
@@ -114,6 +108,8 @@ def wheel(session: nox.Session) -> None:
     Only a part of the suite, as all of it runs in the checkout, on the same code.
     """
     session.install("build")
+    # compiled where they are imported
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     with tempfile.TemporaryDirectory() as folder:
         away = Path(folder).resolve()
         session.run("python", "-m", "build", "--outdir", folder, silent=True)
@@ -122,7 +118,7 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "-m", "venv", "--without-pip", str(away / "env"))
         scripts = away / "env" / ("Scripts" if sys.platform == "win32" else "bin")
         wanted = (f"{built}[sqlite,duckdb,testing]", "pytest-xdist")
-        session.run("python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", *wanted)
+        session.run("python", "-m", "pip", "--python", str(scripts / "python"), "install", "-q", "--no-compile", *wanted)
         with session.chdir(away):
             session.run(str(scripts / "iftb-store"), "demo", external=True)
             chosen = session.posargs or (
@@ -135,6 +131,14 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests on all three engines with this Python, with one of each hostile value, sabotage and fault."""
+    _install_tests(session)
+    _run_tests(session)
+
+
+@nox.session
+def types_and_tests(session: nox.Session) -> None:
+    """What `types` and `tests` do, in one environment: what the tests need is a part of what the type checkers read."""
+    _check_types(session)
     _run_tests(session)
 
 
@@ -142,13 +146,16 @@ def tests(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """All tests with every hostile value, sabotage and fault, and the branches that they cover: before an issue is resolved."""
     session.env["IFTB_STORE_FULL"] = "1"
+    _install_locked(session, "types", "--no-compile")
+    _install_itself(session)
+    session.run("pyright")
     _run_tests(session, traced=True)
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
     """An answer within minutes: the rules, the packages' types, the suite on SQLite without random values, and unit tests."""
-    _install_locked(session, "types")
+    _install_locked(session, "types", "--no-compile")
     _install_locked(session, "lint")
     _install_itself(session)
     session.run("ruff", "check", ".")
@@ -161,6 +168,7 @@ def quick(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.12", "3.13"])
 def pythons(session: nox.Session) -> None:
     """The tests on each supported Python that is installed: `nox -s pythons-3.13` for one."""
+    _install_tests(session)
     _run_tests(session)
 
 
@@ -283,11 +291,26 @@ def lock(session: nox.Session) -> None:
         session.run("uv", "pip", "compile", "--universal", "--python-version", "3.11", *kept, *chosen, *source, *session.posargs)
 
 
+def _check_types(session: nox.Session) -> None:
+    # hardly anything of it is run
+    _install_locked(session, "types", "--no-compile")
+    _install_itself(session)
+    # each uses one processor
+    with ThreadPoolExecutor() as pool:
+        beside = pool.submit(session.run, "pyright", *READ_BY_USERS)
+        session.run("mypy")
+        session.run("mypy", *CHECKED_BESIDE_THE_PACKAGES)
+        beside.result()
+
+
+def _install_tests(session: nox.Session) -> None:
+    _install_locked(session, "tests", "--no-compile")
+    _install_itself(session)
+
+
 def _run_tests(session: nox.Session, *, traced: bool = False) -> None:
     # without compiled modules, each of hundreds of child processes would compile the packages anew
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    _install_locked(session, "tests", "--no-compile")
-    _install_itself(session)
     if session.posargs:
         session.run("pytest", "-n", "2", *session.posargs)
         return

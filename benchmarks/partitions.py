@@ -95,6 +95,7 @@ class Work:
             except TransientError:
                 self.errors["TransientError"] = self.errors.get("TransientError", 0) + 1
             except Exception as error:
+                # counted, and reported with the figures
                 self.errors[repr(error)] = self.errors.get(repr(error), 0) + 1
                 break
         self.seconds.setdefault(phase, []).append(perf_counter() - begun)

@@ -44,7 +44,6 @@ from iftb_store.models import (
     Trade,
     TradeChanges,
     TradeFilters,
-    TradeStatistics,
     UpsertReport,
 )
 from iftb_store.protocols import Capability, Isolation, Session
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
         GroupFigures,
         PerformanceReport,
         PeriodFigures,
+        TradeStatistics,
     )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
@@ -220,6 +220,7 @@ _LAZY = {
         "GroupFigures",
         "PerformanceReport",
         "PeriodFigures",
+        "TradeStatistics",
     ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),

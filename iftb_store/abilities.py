@@ -19,11 +19,24 @@ from iftb_store.schema.table_spec import AskedRange, RowFilter, TableSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    # importing AsyncEngine takes a tenth of the import time of iftb_store, and a bot on DuckDB does not need it
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 A = TypeVar("A")
 T = TypeVar("T")
 
 #: The imaginary bars one step before and one step after a window; None if the window has no start or no end.
 Edges: TypeAlias = tuple[datetime | None, datetime | None]
+
+
+@runtime_checkable
+class SupportsEngine(Protocol):
+    """A backend with `Capability.SQLALCHEMY`: it has a SQLAlchemy engine."""
+
+    @property
+    def engine(self) -> AsyncEngine | None:
+        """The SQLAlchemy engine; None before connect."""
+        ...
 
 
 @runtime_checkable

@@ -41,68 +41,52 @@ class PositionClosedError(StoreError):
     """The caller tried to change, reopen or close a position that is already closed."""
 
 
-class TradeConflictError(StoreError):
+class _RecordConflictError(StoreError):
+    """A row is already stored with other values.
+
+    Attributes:
+        fields: the names of the fields that differ.
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make an equal error in another process."""
+        return type(self), (str(self), self.fields)
+
+
+class TradeConflictError(_RecordConflictError):
     """The caller tried to record a trade whose trade_id is already stored with other values.
 
     Attributes:
         fields: the names of the fields that differ.
     """
 
-    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.fields = fields
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return what pickle needs to make an equal error in another process."""
-        return type(self), (str(self), self.fields)
-
-
-class FillConflictError(StoreError):
+class FillConflictError(_RecordConflictError):
     """A fill is already stored with other values, or the fills of a trade are of another symbol, exchange or account.
 
     Attributes:
         fields: the names of the fields that differ.
     """
 
-    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.fields = fields
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return what pickle needs to make an equal error in another process."""
-        return type(self), (str(self), self.fields)
-
-
-class LedgerConflictError(StoreError):
+class LedgerConflictError(_RecordConflictError):
     """An entry of the ledger is already stored with other values.
 
     Attributes:
         fields: the names of the fields that differ.
     """
 
-    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.fields = fields
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return what pickle needs to make an equal error in another process."""
-        return type(self), (str(self), self.fields)
-
-
-class BalanceConflictError(StoreError):
+class BalanceConflictError(_RecordConflictError):
     """A snapshot of the same balance at the same time is already stored with other values.
 
     Attributes:
         fields: the names of the fields that differ.
     """
-
-    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.fields = fields
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return what pickle needs to make an equal error in another process."""
-        return type(self), (str(self), self.fields)
 
 
 class PositionConflictError(StoreError):
@@ -236,7 +220,7 @@ def _make_error(kind: type[_Error], message: str, cause: BaseException | None) -
 
 
 @contextmanager
-def readable(table: str) -> Iterator[None]:
+def explain_unreadable(table: str) -> Iterator[None]:
     """Raise StoreError in place of any exception that the block raises while it converts stored values.
 
     Raw SQL or a damaged file can leave values that cannot be converted.

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeVar, get_args
 
 from sqlalchemy import URL, text
 
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store._io.turns import check_process
-from iftb_store.abilities import ABILITIES, SupportsMigrations, SupportsPoolStatus
+from iftb_store.abilities import ABILITIES, SupportsEngine, SupportsMigrations, SupportsPoolStatus
 from iftb_store.errors import (
     CommitOutcomeUnknown,
     InvalidValueError,
@@ -30,7 +30,7 @@ from iftb_store.errors import (
 )
 from iftb_store.health import Health, SchemaStatus
 from iftb_store.measuring import check_health, measure_backend
-from iftb_store.protocols import ISOLATIONS, Backend, Capability, Isolation, Session
+from iftb_store.protocols import Backend, Capability, Isolation, Session
 from iftb_store.registry import find_backend
 from iftb_store.standby import make_standby
 from iftb_store.url import fill_url, format_url, hide_secrets, parse_url, quote_url
@@ -95,7 +95,7 @@ class DatabaseManager:
         self._backend: Backend = find_backend(database_url.drivername)(database_url, **options)
         self._url = hide_secrets(database_url)
         self._standby = None if read_url is None else make_standby(self._backend, read_url, options)
-        self._connected = False
+        self._is_connected = False
         self._process = os.getpid()
         self._connecting = FairSemaphore()
 
@@ -131,12 +131,13 @@ class DatabaseManager:
             Unsupported: the backend has no SQLAlchemy engine.
         """
         self._require_connected()
-        engine = self._backend.engine if Capability.SQLALCHEMY in self.capabilities else None
-        if engine is None:
-            raise Unsupported(
-                f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema"
-            )
-        return engine
+        if Capability.SQLALCHEMY in self.capabilities and isinstance(self._backend, SupportsEngine):
+            engine = self._backend.engine
+            if engine is not None:
+                return engine
+        raise Unsupported(
+            f"{self._url.get_backend_name()} has no SQLAlchemy engine; use get_session(), or create_tables() for the schema"
+        )
 
     @property
     def in_use(self) -> int:
@@ -175,13 +176,13 @@ class DatabaseManager:
             (await db.status()).engine  # -> 'sqlite'
             await db.disconnect()
         """
-        if self._connected:
+        if self._is_connected:
             check_process(self._process, self)
         async with self._connecting:
-            if not self._connected:
+            if not self._is_connected:
                 self._process = os.getpid()
                 await self._backend.connect()
-                self._connected = True
+                self._is_connected = True
                 if self._standby is not None:
                     await self._standby.connect()
 
@@ -200,18 +201,18 @@ class DatabaseManager:
             db.in_use  # -> 0
         """
         wait = checks.seconds(grace, "grace")
-        if self._connected:
+        if self._is_connected:
             check_process(self._process, self)
         async with self._connecting:
-            if self._connected:
-                self._connected = False
+            if self._is_connected:
+                self._is_connected = False
                 try:
                     if self._standby is not None:
                         await self._standby.disconnect(wait)
                     await self._backend.disconnect(wait)
                 except NotConnectedError:
                     # the manager belongs to another event loop and stays connected there
-                    self._connected = True
+                    self._is_connected = True
                     raise
 
     def get_session(self, *, isolation: Isolation | None = None) -> AbstractAsyncContextManager[Session]:
@@ -461,8 +462,8 @@ class DatabaseManager:
         return self._backend.session(isolation)
 
     def _check_isolation(self, isolation: Isolation | None) -> None:
-        if isolation is not None and isolation not in ISOLATIONS:
-            raise InvalidValueError(f"isolation must be one of {', '.join(ISOLATIONS)}, not {show(isolation)}")
+        if isolation is not None and isolation not in get_args(Isolation):
+            raise InvalidValueError(f"isolation must be one of {', '.join(get_args(Isolation))}, not {show(isolation)}")
         if isolation not in (None, "read committed") and Capability.ISOLATION not in self.capabilities:
             raise Unsupported(
                 f"the backend of {self._url.get_backend_name()} supports only the isolation read committed; leave isolation out, "
@@ -470,7 +471,7 @@ class DatabaseManager:
             )
 
     def _require_connected(self) -> None:
-        if not self._connected:
+        if not self._is_connected:
             raise NotConnectedError(
                 f"{self!r} is not connected; await connect() first, or use `async with DatabaseManager(url) as db`"
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from iftb_store.abilities import SupportsEncryption, SupportsLookups, SupportsPoolStatus, SupportsStatus, SupportsWriteProof
+from iftb_store.abilities import SupportsEncryption, SupportsPoolStatus, SupportsStatus, SupportsWriteProof
 from iftb_store.errors import StoreError
 from iftb_store.health import (
     NO_REVISIONS,
@@ -23,8 +23,9 @@ from iftb_store.health import (
     prove_writable,
 )
 from iftb_store.protocols import Backend, Capability, Stores
-from iftb_store.registry import get_stores
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
+from iftb_store.registry import find_lookups, get_stores
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.types import EPOCH
 from iftb_store.standby import StandbyReads
 from iftb_store.url import fill_url
@@ -45,7 +46,7 @@ async def measure_backend(backend: Backend, engine: str) -> SchemaStatus:
                 found = await stores.bars.list_series()
                 series, rows = len(found), sum(one.count for one in found)
             if keeps_records:
-                records = {table.name: await _count_rows(stores, table) for table in (TRADES, POSITIONS, EVENTS)}
+                records = {table.name: await _count_rows(stores, table) for table in TABLES.values() if table is not BARS}
     tables = {BARS.name: rows, **records}
     return SchemaStatus(
         engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes
@@ -117,8 +118,8 @@ async def prove_bars_writable(session: Any) -> None:
 
 
 async def _count_rows(stores: Stores, table: TableSpec) -> int:
-    if isinstance(stores, SupportsLookups) and stores.lookups is not None:
-        return sum(count for _, count in await stores.lookups.count_rows(RowFilter(table)))
+    if (lookups := find_lookups(stores)) is not None:
+        return sum(count for _, count in await lookups.count_rows(RowFilter(table)))
     count, selection = 0, RowFilter(table, limit=_COUNTED)
     while (part := await stores.read_rows(selection)).num_rows:
         count += part.num_rows

@@ -1,4 +1,4 @@
-"""The records that a bot stores and reads: bars, trades, positions, events and trade statistics, as slotted dataclasses.
+"""The records that a bot stores and reads: bars, trades, positions, events and records of money, as slotted dataclasses.
 
 In objects that are read, times are aware datetimes in UTC; prices, quantities and money are Decimals. The store sets ``id``
 and the times ``created_at``, ``updated_at`` and ``last_updated``: reads return these fields, and writes ignore them, except
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypedDict
 from iftb_store.errors import InvalidValueError
 from iftb_store.values.ccxt import CCXT_COLUMNS, read_milliseconds, read_number
 from iftb_store.values.choices import Action, FillSide, LedgerKind, Liquidity, PositionStatus, Severity, Side
-from iftb_store.values.decimals import CONTEXT
 from iftb_store.values.display import type_name
 from iftb_store.values.timeframes import Timeframe
 
@@ -454,53 +453,6 @@ class UpsertReport:
     inserted: int
     updated: int
     unchanged: int
-
-
-@dataclass(slots=True)
-class TradeStatistics:
-    """Statistics of realized trades, in quote currency; see `iftb_store.analytics.statistics` for the rounding.
-
-    Attributes:
-        total_trades: the number of realized trades.
-        winning_trades: the number of trades with a profit above 0.
-        losing_trades: the number of trades with a loss.
-        win_rate: winning_trades / total_trades in percent; 0 without trades.
-        gross_profit: the sum of the profits.
-        gross_loss: the sum of the losses, never negative.
-        net_pnl: gross_profit - gross_loss; fees are not subtracted, see `net_pnl_after_fees`.
-        total_fees: the sum of the fees.
-        avg_win: gross_profit / winning_trades; 0 without a winning trade.
-        avg_loss: gross_loss / losing_trades; 0 without a losing trade.
-        largest_win: the greatest profit of a trade; 0 without a winning trade.
-        largest_loss: the greatest loss of a trade, never negative; 0 without a losing trade.
-        profit_factor: gross_profit / gross_loss; None if there is no loss.
-    """
-
-    total_trades: int
-    winning_trades: int
-    losing_trades: int
-    win_rate: Decimal
-    gross_profit: Decimal
-    gross_loss: Decimal
-    net_pnl: Decimal
-    total_fees: Decimal
-    avg_win: Decimal
-    avg_loss: Decimal
-    largest_win: Decimal
-    largest_loss: Decimal
-    profit_factor: Decimal | None = None
-
-    @property
-    def net_pnl_after_fees(self) -> Decimal:
-        """net_pnl - total_fees: the result, if the stored realized_pnl is before fees."""
-        return CONTEXT.subtract(self.net_pnl, self.total_fees)
-
-    def _repr_html_(self) -> str:
-        # only notebooks need it
-        from iftb_store.values.readable import describe_in_table
-
-        named = {**{item.name: getattr(self, item.name) for item in fields(self)}, "net_pnl_after_fees": self.net_pnl_after_fees}
-        return describe_in_table(named)
 
 
 class TradeTotals(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.exc import UnboundExecutionError
 
+from iftb_store.abilities import Lookups, SupportsLookups
 from iftb_store.errors import MissingDriverError, StoreError, Unsupported, URLError
 from iftb_store.protocols import Backend, Stores
 from iftb_store.values.suggestions import suggest
@@ -52,6 +53,11 @@ def get_stores(session: Any) -> Stores:
         Unsupported: the object is not a session, or no backend supports its driver.
     """
     return get_backend(session).stores(session)
+
+
+def find_lookups(stores: Stores) -> Lookups | None:
+    """Return the lookups of the stores of a session; None if the engine, or this session, has none."""
+    return stores.lookups if isinstance(stores, SupportsLookups) else None
 
 
 def get_backend(session: Any) -> Backend | type[Backend]:

@@ -66,7 +66,7 @@ class StandbyReads:
     def __init__(self, primary: Backend, standby: Backend, url: str) -> None:
         self.primary, self.standby, self._url = primary, standby, url
         self._connecting = FairSemaphore()
-        self._connected = False
+        self._is_connected = False
         self._paused_until = 0.0
         self._failed = False
 
@@ -80,8 +80,8 @@ class StandbyReads:
     async def disconnect(self, grace: float) -> None:
         """Wait for the sessions on the standby to end, then close its connections."""
         async with self._connecting:
-            if self._connected:
-                self._connected = False
+            if self._is_connected:
+                self._is_connected = False
                 await self.standby.disconnect(grace)
 
     @asynccontextmanager
@@ -153,12 +153,12 @@ class StandbyReads:
             return session
 
     async def _connect(self) -> None:
-        if self._connected:
+        if self._is_connected:
             return
         async with asyncio.timeout(_OPENING), self._connecting:
-            if not self._connected:
+            if not self._is_connected:
                 await self.standby.connect()
-                self._connected = True
+                self._is_connected = True
 
     def _pause(self, error: BaseException) -> None:
         self._paused_until = monotonic() + PAUSE

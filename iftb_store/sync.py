@@ -87,6 +87,7 @@ def _make_blocking(source: type[Any], *left_out: str) -> Callable[[type[Any]], A
     """Return a decorator that adds the missing public members of an async class, as blocking ones, and missing docstrings."""
 
     def add_members(blocking: type[Any]) -> type[Any]:
+        blocking._source = source
         for name, member in inspect.getmembers(source):
             if name.startswith("_") or name in left_out:
                 continue
@@ -231,49 +232,35 @@ class _RecordRepository(_Repository):
 class SyncOHLCVRepository(_Repository):
     """`iftb_store.OHLCVRepository` for blocking code."""
 
-    _source = OHLCVRepository
-
 
 @_make_blocking(TradeRepository)
 class SyncTradeRepository(_RecordRepository):
     """`iftb_store.TradeRepository` for blocking code."""
-
-    _source = TradeRepository
 
 
 @_make_blocking(PositionRepository)
 class SyncPositionRepository(_RecordRepository):
     """`iftb_store.PositionRepository` for blocking code."""
 
-    _source = PositionRepository
-
 
 @_make_blocking(SystemEventRepository)
 class SyncSystemEventRepository(_RecordRepository):
     """`iftb_store.SystemEventRepository` for blocking code."""
-
-    _source = SystemEventRepository
 
 
 @_make_blocking(FillRepository)
 class SyncFillRepository(_RecordRepository):
     """`iftb_store.FillRepository` for blocking code."""
 
-    _source = FillRepository
-
 
 @_make_blocking(LedgerRepository)
 class SyncLedgerRepository(_RecordRepository):
     """`iftb_store.LedgerRepository` for blocking code."""
 
-    _source = LedgerRepository
-
 
 @_make_blocking(BalanceRepository)
 class SyncBalanceRepository(_RecordRepository):
     """`iftb_store.BalanceRepository` for blocking code."""
-
-    _source = BalanceRepository
 
 
 class _HasRepositories(_Blocking):
@@ -371,6 +358,7 @@ class SyncStore(_HasRepositories):
         try:
             self._loop.call(self._target.connect)
         except Exception:
+            # not connected, so there is nothing to close at exit
             self._loop.at_exit.discard(self._close_at_exit)
             raise
         self._is_open = True

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlalchemy import URL, Executable, Result, ScalarResult
 
-from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.figures import PerformanceReport, TradeStatistics
 from iftb_store.analytics.fills import FillSummary
 from iftb_store.analytics.states import CoverageDay, CoverageRange
 from iftb_store.doctor.checks import Finding
@@ -35,7 +35,6 @@ from iftb_store.models import (
     Trade,
     TradeChanges,
     TradeFilters,
-    TradeStatistics,
     UpsertReport,
 )
 from iftb_store.protocols import Capability, Isolation
@@ -276,8 +275,19 @@ class SyncTradeRepository:
     ) -> list[Trade]:
         """Return the trades with start <= entry_time <= end, open and closed, oldest first."""
 
-    def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
-        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first."""
+    def get_recent(
+        self,
+        limit: int = 100,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        only_open: bool = False,
+        **filters: Unpack[TradeFilters],
+    ) -> list[Trade]:
+        """Return the newest trades, ordered by entry_time, then id; newest first."""
 
     def get_by_symbol(
         self, symbol: str, limit: int = 100, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
@@ -678,13 +688,13 @@ class SyncSession:
         """Run one statement."""
 
     def scalar(self, statement: Executable, params: Any = None, /) -> Any:
-        """Run one statement and return the first value of its first row, or None."""
+        """Run one statement as `execute` does, and return the first value of its first row."""
 
     def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
-        """Run one statement and return the first value of each row."""
+        """Run one statement as `execute` does, and return the first value of each row."""
 
     def commit(self) -> None:
-        """Commit the writes so far; the session continues in a new transaction."""
+        """Commit the writes so far, as the end of the session's block does too; the session continues in a new transaction."""
 
     def rollback(self) -> None:
         """Roll back the writes since the last commit; the session continues in a new transaction."""

@@ -101,7 +101,7 @@ def fill_url(message: str, argument: str) -> str:
     return _URL_IN_COMMAND.sub(lambda found: f"{found[1]}{argument}", message)
 
 
-def bound_memory(address: str | URL) -> URL:
+def limit_memory(address: str | URL) -> URL:
     """Return the URL with options that limit the engine's memory in this process, unless it has such options already.
 
     By default DuckDB uses up to most of the machine's memory, and SQLite keeps one cache per connection.

@@ -9,11 +9,13 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
+from zlib import crc32
 
 import asyncpg
 import pytest
@@ -23,11 +25,16 @@ from sqlalchemy import make_url
 from iftb_store import DatabaseManager
 from iftb_store.cli import main
 from iftb_store.schema.revision import VERSION_TABLE
+from iftb_store.testing import BackendConformance
 from iftb_store_migrations import creation, head
 from tests.faults.rounds import FULL, rounds
 from tests.faults.tally import Tally
+from tests.support.postgres_tables import KeptDatabase
 
+T = TypeVar("T")
 Run = Callable[..., tuple[int, str, str]]
+Execute = Callable[[str], None]
+Fetch = Callable[[str], list[Any]]
 
 if not FULL:
     settings.register_profile("short", max_examples=10)
@@ -66,19 +73,16 @@ _IN_PART = {
     "TestMonths": {"InsertTests", "RangeTests", "SeriesTests", "UpsertReportTests", "UpsertTests", "WindowGapTests"},
     "TestHash": {"InsertTests", "SeriesTests", "UpsertTests"},
 }
+# what these try lies above the engines, each of which passes the suite's TransferTests, BackupTests and LifecycleTests, and the
+# upgrades of test_frozen.py: `nox -s tests` runs each of them on one engine, the next on another one, `nox -s full` on all
+_ON_ONE_ENGINE = re.compile(r"^tests/((transfer|cli|files|doctor)/|test_(migrations|later_tables|bar_digests)\.py)")
+_ENGINES = ("postgres", "sqlite", "duckdb")
 # run first: one of these at the end of a run would keep one process busy while the other has nothing left to do
 _FIRST = re.compile("test_third_party|test_sabotage|test_first_call|test_shipped_suite|test_bars_only")
 
 # These tests do not test durability: a server that does not wait for the disk makes new tables per test cheap.
 # Tests of crashes start another server with the default settings.
 _FAST = ("ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()")
-
-# A failed test may have left connections, and these locks.
-_EMPTY = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
-    DROP SCHEMA public CASCADE;
-    CREATE SCHEMA public;
-"""
 
 # what create_tables() executes, without its checks
 _TABLES = f"""
@@ -88,8 +92,14 @@ _TABLES = f"""
 """
 
 
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: Any) -> list[pytest.Item] | None:
+    """Make no items of the tests that are left out anyway: there are thousands, in each process of a run."""
+    left = not FULL and name.startswith("test_") and _is_left_out(getattr(collector, "cls", None), obj)
+    return [] if left else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests; leave those marked ``full`` to `nox -s full`, and all but the first of a test marked ``one_of_each``."""
+    """Sort the tests; leave those marked ``full`` to `nox -s full`, and some of those marked ``one_of_each`` or ``each_once``."""
     items.sort(key=lambda item: _FIRST.search(item.nodeid) is None)
     unneeded = [item for item in items if _NOT_ON_PARTITIONS.search(item.nodeid)]
     config.hook.pytest_deselected(items=unneeded)
@@ -100,22 +110,65 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.timeout(3_600))
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
+    combined = find_combined({item: _find_values(item) for item in items if _is_product(item)}) | _find_on_other_engines(items)
     for item in items:
         function = item.nodeid.partition("[")[0]
         each = item.get_closest_marker("one_of_each") is not None or _HOSTILE.search(function) is not None
         again = each and function in seen
         seen.add(function)
-        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None or _is_left_out(item)
-        (left if again or full else kept).append(item)
+        full = item.get_closest_marker("full") is not None or _LONG.search(item.nodeid) is not None
+        (left if again or full or item in combined else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 
 
-def _is_left_out(item: pytest.Item) -> bool:
-    """Return whether a test of the suite belongs to a part that `nox -s tests` does not run on its lake or partitions."""
+def _is_product(item: pytest.Item) -> bool:
+    """Return whether `nox -s tests` needs not all combinations of a test's parameters.
+
+    SQLite runs all of those of the suite, the other engines each value of each parameter.
+    """
     suite: Any = getattr(item, "cls", None)
+    shipped = suite is not None and issubclass(suite, BackendConformance) and suite.__name__ != "TestSQLite"
+    return shipped or item.get_closest_marker("each_once") is not None
+
+
+def find_combined(values: Mapping[T, AbstractSet[object]]) -> set[T]:
+    """Return the tests, given with the values of their parameters, all of whose values other tests have too."""
+    seen, needed = set[object](), set[T]()
+    # first those of which no value is seen yet: with 3 values of one parameter and 4 of another, 4 tests are needed, not 6
+    for wanted in (lambda new, found: new == found, lambda new, found: bool(new)):
+        for test, found in values.items():
+            if not found or wanted(found - seen, found):
+                needed.add(test)
+                seen |= found
+    return values.keys() - needed
+
+
+def _find_on_other_engines(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the tests that are run on one engine, on all engines but this one."""
+    engines: dict[str, list[tuple[str, pytest.Item]]] = {}
+    for item in items:
+        called: Any = getattr(item, "callspec", None)
+        if called is not None and _ON_ONE_ENGINE.search(item.nodeid) and item.get_closest_marker("each_once") is None:
+            named = [value for value in called.params.values() if value in _ENGINES]
+            engines.setdefault(item.nodeid.partition("[")[0], []).extend((engine, item) for engine in named[:1])
+    left = set[pytest.Item]()
+    for function, found in engines.items():
+        names = sorted({engine for engine, _ in found})
+        left |= {item for engine, item in found if engine != names[crc32(function.encode()) % len(names)]}
+    return left
+
+
+def _find_values(item: pytest.Item) -> set[tuple[str, str, int]]:
+    """Return (test, parameter, identity of its value) for each parameter of a test."""
+    called: Any = getattr(item, "callspec", None)
+    function = item.nodeid.partition("[")[0]
+    return {(function, name, id(value)) for name, value in called.params.items()} if called is not None else set()
+
+
+def _is_left_out(suite: Any, function: Any) -> bool:
+    """Return whether a test of the suite belongs to a part that `nox -s tests` does not run on its lake or partitions."""
     parts = _IN_PART.get(suite.__name__) if suite is not None else None
-    function: Any = getattr(item, "function", None)
     return parts is not None and function.__qualname__.partition(".")[0] not in parts
 
 
@@ -157,25 +210,34 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_connection() -> Iterator[Callable[[str], Callable[[str], None]]]:
-    """Open a connection to a URL for the whole run; return a function that executes statements on it."""
+def open_postgres() -> Iterator[Callable[[str], tuple[Execute, Fetch]]]:
+    """Open a connection to a URL for the whole run; return functions that execute statements on it and fetch rows by it."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner, ExitStack() as opened:
 
-        def connect(url: str) -> Callable[[str], None]:
+        def connect(url: str) -> tuple[Execute, Fetch]:
             connection = runner.run(asyncpg.connect(url))
             opened.callback(lambda: runner.run(connection.close()))
 
             def execute(statements: str) -> None:
                 runner.run(connection.execute(statements))
 
-            return execute
+            def fetch(statement: str) -> list[Any]:
+                return [row[0] for row in runner.run(connection.fetch(statement))]
+
+            return execute, fetch
 
         yield connect
 
 
 @pytest.fixture(scope="session")
+def postgres_connection(open_postgres: Callable[[str], tuple[Execute, Fetch]]) -> Callable[[str], Execute]:
+    """Open a connection to a URL for the whole run; return a function that executes statements on it."""
+    return lambda url: open_postgres(url)[0]
+
+
+@pytest.fixture(scope="session")
 def create_postgres_database(
-    postgres_server: str, postgres_connection: Callable[[str], Callable[[str], None]]
+    postgres_server: str, postgres_connection: Callable[[str], Execute]
 ) -> Callable[[], AbstractContextManager[str]]:
     """Return a context manager of a new, empty database's URL, which drops the database at its end."""
     server = postgres_connection(postgres_server)
@@ -191,28 +253,34 @@ def create_postgres_database(
 
 
 @pytest.fixture(scope="session")
-def postgres_database(
+def kept_postgres(
     create_postgres_database: Callable[[], AbstractContextManager[str]],
-    postgres_connection: Callable[[str], Callable[[str], None]],
-) -> Iterator[tuple[str, Callable[[str], None]]]:
-    """A database of this run, and a function that executes statements in it."""
+    open_postgres: Callable[[str], tuple[Execute, Fetch]],
+) -> Iterator[KeptDatabase]:
+    """The database of this run: emptied for each test, as creating one takes a tenth of a second."""
     with create_postgres_database() as url:
-        yield url, postgres_connection(url)
+        yield KeptDatabase(url, *open_postgres(url))
+
+
+@pytest.fixture(scope="session")
+def postgres_database(kept_postgres: KeptDatabase) -> tuple[str, Execute]:
+    """The URL of the database of this run, and a function that executes statements in it."""
+    return kept_postgres.url, kept_postgres.execute
 
 
 @pytest.fixture
-def postgres_url(postgres_database: tuple[str, Callable[[str], None]]) -> str:
-    """URL of an empty PostgreSQL database: emptied, as creating one takes a tenth of a second."""
-    url, execute = postgres_database
-    execute(_EMPTY)
-    return url
+def postgres_url(request: pytest.FixtureRequest, kept_postgres: KeptDatabase) -> str:
+    """URL of an empty PostgreSQL database."""
+    # a test that has empty tables too gets them without this; ``prepare`` does the rest
+    if not {"postgres_tables_url", "partitions_url"} & {*request.fixturenames}:
+        kept_postgres.empty()
+    return kept_postgres.url
 
 
 @pytest.fixture
-def postgres_tables_url(postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
+def postgres_tables_url(postgres_url: str, kept_postgres: KeptDatabase) -> str:
     """URL of a PostgreSQL database with empty tables."""
-    _, execute = postgres_database
-    execute(_TABLES)
+    kept_postgres.prepare(_TABLES)
     return postgres_url
 
 

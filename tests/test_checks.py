@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iftb_store import DatabaseManager, InvalidValueError, quantize
-from iftb_store.values.checks import choice, exact_decimal, integer, json_object, json_text, rounded_decimal, text, utc
+from iftb_store.values.checks import choice, exact_decimal, integer, json_object, json_text, round_to_places, text, utc
 from iftb_store.values.decimals import decimal
 from iftb_store.values.timeframes import check_timeframe, shift
 
@@ -83,7 +83,7 @@ def test_a_decimal_out_of_range_is_refused_in_a_short_message(given: str) -> Non
 
 
 def test_a_decimal_of_a_record_is_rounded_half_even() -> None:
-    assert rounded_decimal(Decimal("0.0000000000000000125"), "score") == Decimal("0.000000000000000012")
+    assert round_to_places(Decimal("0.0000000000000000125"), "score") == Decimal("0.000000000000000012")
     assert quantize(Decimal("0.0000000000000000135")) == Decimal("0.000000000000000014")
 
 

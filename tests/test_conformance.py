@@ -12,10 +12,14 @@ from sqlalchemy import make_url, text
 
 from iftb_store import DatabaseManager
 from iftb_store.testing import BackendConformance
+from tests.faults.rounds import FULL
 
 
 class Conformance(BackendConformance):
     """The suite on a copy of empty tables, as to create them anew would be most of a test's time."""
+
+    # `nox -s full` gives all of the hostile values to each parameter
+    hostile_share = 1 if FULL else 4
 
     @pytest_asyncio.fixture
     async def db(self, tables_url: str) -> AsyncIterator[DatabaseManager]:  # type: ignore[override]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.rounds import FULL
 from tests.support.documents import DOCS, PAGES, ROOT, RUN, SET_UP, Reader, matches, read_blocks, read_engines, read_steps
 
 #: The blocks in other languages, which no test can run as they are, by page and language.
@@ -25,6 +26,7 @@ NOT_RUN = {
     ("docs/postgresql.md", "ini"): "settings of PgBouncer, in front of which tests/pgbouncer runs",
     ("docs/postgresql.md", "sql"): "tests/backends/test_roles.py runs them as superuser and owner",
     ("docs/scale.md", "console"): "needs a bucket and Spark",
+    ("docs/screens.md", "txt"): "tests/support/screens.py runs the commands and writes the page",
 }
 #: A page whose code needs another package: tests/test_readme.py runs it on the example backend.
 ELSEWHERE = {DOCS / "backends.md"}
@@ -35,9 +37,14 @@ def _name(page: Path) -> str:
 
 
 def _list_runs() -> list[tuple[Path, str | None]]:
-    """Return each page that has code, with each of its engines."""
+    """Return each page that has code, with each of its engines; without `nox -s full`, with one of them, in turn."""
     pages = [page for page in PAGES if read_steps(page) and page not in ELSEWHERE]
-    return [(page, engine) for page in pages for engine in (read_engines(page) or (None,))]
+    runs = [(page, list(read_engines(page) or (None,))) for page in pages]
+    return [
+        (page, engine)
+        for turn, (page, engines) in enumerate(runs)
+        for engine in (engines if FULL else [engines[turn % len(engines)]])
+    ]
 
 
 _RUNS = _list_runs()

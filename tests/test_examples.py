@@ -48,6 +48,7 @@ def test_an_app_s_own_session_commits_and_rolls_back_as_one(engine: str, request
     assert printed.endswith("still stored: 1 signals, 1 trades\n")
 
 
+@pytest.mark.one_of_each
 @pytest.mark.parametrize("engine", ["postgres", "sqlite", "duckdb"])
 def test_a_bot_that_was_killed_finds_its_trades_events_and_positions(engine: str, request: pytest.FixtureRequest) -> None:
     printed = _run("restart.py", request.getfixturevalue(f"{engine}_url"))

@@ -123,6 +123,7 @@ def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[s
             assert (None in [row[column] for row in rows]) is not table.is_required(column), f"{table.name}.{column}"
 
 
+@pytest.mark.each_once
 async def test_a_frozen_database_is_at_its_revision(frozen_url: str, revision: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         status = await db.status()
@@ -139,6 +140,7 @@ async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, 
         assert _comparable(rows, expected[table]) == _comparable(expected[table], expected[table]), table
 
 
+@pytest.mark.each_once
 async def test_migrating_keeps_every_digest_and_what_was_asked_for(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -149,6 +151,7 @@ async def test_migrating_keeps_every_digest_and_what_was_asked_for(frozen_url: s
             assert stored == sorted(map(exact_text, expected.get(table.name, [])))
 
 
+@pytest.mark.each_once
 async def test_columns_that_later_revisions_added_have_their_defaults(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -162,6 +165,7 @@ async def test_columns_that_later_revisions_added_have_their_defaults(frozen_url
         assert all({name: row[name] for name in added} == added for row in tables[table]), table
 
 
+@pytest.mark.each_once
 async def test_a_downgrade_to_each_revision_and_back_keeps_what_the_revision_has(frozen_url: str, revision: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         connected = db.ability(SupportsMigrations).with_connection
@@ -193,6 +197,7 @@ def _read_texts(conn: Connection, columns: dict[str, list[str]]) -> dict[str, li
     return rows
 
 
+@pytest.mark.each_once
 async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -214,6 +219,7 @@ async def test_repositories_list_the_migrated_rows(frozen_url: str, expected: di
         assert _comparable(rows, expected[table]) == _comparable(listed[table], expected[table]), table
 
 
+@pytest.mark.each_once
 async def test_the_doctor_finds_no_error_in_a_migrated_database(frozen_url: str) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
@@ -221,6 +227,7 @@ async def test_the_doctor_finds_no_error_in_a_migrated_database(frozen_url: str)
     assert [finding for finding in findings if finding.severity == "error"] == []
 
 
+@pytest.mark.each_once
 async def test_new_rows_of_a_migrated_database_get_ids_past_the_stored_ones(
     frozen_url: str, expected: dict[str, Records]
 ) -> None:
@@ -235,6 +242,7 @@ async def test_new_rows_of_a_migrated_database_get_ids_past_the_stored_ones(
             assert number > max(row["id"] for row in expected[table])
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("frozen_url", ["duckdb", "postgresql"], indirect=True)
 async def test_verify_finds_the_migrated_databases_of_two_engines_equal(
     frozen_sqlite_url: str, frozen_url: str, expected: dict[str, Records]

@@ -11,6 +11,7 @@ from iftb_store.schema.revision import HEAD
 from tests.support.schema_sql import ROW, run, scalars, sql
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("table", ["bar_digests", "fills"])
 async def test_a_table_of_the_app_with_the_name_of_a_later_table_is_left_as_it_is(url: str, table: str) -> None:
     await run(url, lambda conn: migrations.upgrade(conn, "0001"))
@@ -23,6 +24,7 @@ async def test_a_table_of_the_app_with_the_name_of_a_later_table_is_left_as_it_i
     assert await scalars(url, f"SELECT note FROM {table}") == [7]
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("revision", [None, "0001", "0003"])
 async def test_a_creation_of_the_tables_by_a_newer_version_does_not_hinder_the_migration(url: str, revision: str | None) -> None:
     older = revision or "0003"

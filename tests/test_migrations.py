@@ -102,6 +102,7 @@ async def test_the_migrated_columns_stand_in_the_models_order(url: str) -> None:
         assert await run(url, partial(columns, table=name)) == table.columns.keys()
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("revision", migrations.revisions())
 async def test_an_upgrade_from_every_past_revision_keeps_the_rows(url: str, revision: str) -> None:
     await run(url, lambda conn: migrations.upgrade(conn, revision))
@@ -283,6 +284,7 @@ async def test_a_missing_or_altered_view_differs_and_a_missing_one_is_created_ag
     assert [str(one) for one in await run(url, migrations.differences)] == ["view trades_view has another definition"]
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("revision", [None, "0001", "0002"])
 @pytest.mark.parametrize("other", ["CREATE VIEW trades_view AS SELECT 1 AS one", "CREATE TABLE trades_view (one INTEGER)"])
 async def test_what_the_app_has_under_the_name_of_a_view_is_kept_and_named(url: str, revision: str | None, other: str) -> None:
@@ -311,7 +313,7 @@ async def test_dropping_the_models_tables_drops_the_views(url: str) -> None:
     await run(url, Base.metadata.create_all)
     await run(url, Base.metadata.drop_all)
 
-    assert await run(url, migrations.present_tables) == []
+    assert await run(url, migrations.list_present_tables) == []
     with pytest.raises(OperationalError):
         await scalars(url, "SELECT count(*) FROM ohlcv_view")
 

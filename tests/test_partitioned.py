@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store_migrations import creation, head
 from iftb_store_postgres.partitions import create_sql
 from tests import test_conformance
+from tests.support.postgres_tables import KeptDatabase
 
 # most of the suite's bars are in these months; the others, e.g. those of the year 1, go into the default partition
 _MONTHS = [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 7)]
@@ -38,10 +38,13 @@ class _Partitioned(test_conformance.TestPostgres):
     tables: ClassVar[str]
 
     @pytest.fixture
-    def tables_url(self, postgres_url: str, postgres_database: tuple[str, Callable[[str], None]]) -> str:
-        _, execute = postgres_database
-        execute(self.tables)
+    def partitions_url(self, postgres_url: str, kept_postgres: KeptDatabase) -> str:
+        kept_postgres.prepare(self.tables)
         return postgres_url
+
+    @pytest.fixture
+    def tables_url(self, partitions_url: str) -> str:
+        return partitions_url
 
 
 class TestMonths(_Partitioned):

@@ -11,19 +11,19 @@ from iftb_store.schema.scope import TABLES, TableScope
 def test_without_a_choice_the_scope_is_every_row_of_every_table() -> None:
     scope = TableScope()
     assert [table.name for table in scope.tables] == list(TABLES)
-    assert [selection.equal for table in scope.tables for selection in scope.selections(table)] == [{}] * len(TABLES)
+    assert [selection.equal for table in scope.tables for selection in scope.list_selections(table)] == [{}] * len(TABLES)
 
 
 def test_an_account_selects_no_bars_and_may_be_the_empty_text() -> None:
     scope = TableScope(accounts=["bot-a", ""])
     assert [table.name for table in scope.tables] == [name for name in TABLES if name != "ohlcv"]
-    assert [selection.equal for selection in scope.selections(TABLES["fills"])] == [{"account": "bot-a"}, {"account": ""}]
+    assert [selection.equal for selection in scope.list_selections(TABLES["fills"])] == [{"account": "bot-a"}, {"account": ""}]
 
 
 def test_each_series_chosen_is_a_separate_selection() -> None:
     scope = TableScope(exchanges=["binance", "bybit"], symbols=["BTCUSDT"], timeframes=["1h"])
     assert [table.name for table in scope.tables] == ["ohlcv"]
-    assert [list(selection.equal.values()) for selection in scope.selections(TABLES["ohlcv"])] == [
+    assert [list(selection.equal.values()) for selection in scope.list_selections(TABLES["ohlcv"])] == [
         ["binance", "BTCUSDT", "1h"],
         ["bybit", "BTCUSDT", "1h"],
     ]

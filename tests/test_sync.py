@@ -307,7 +307,7 @@ def test_a_thread_that_outlives_the_main_thread_may_finish_its_calls(sqlite_tabl
 
         def work():
             with open_store(sys.argv[1]) as db:
-                time.sleep(0.5)
+                threading.main_thread().join()
                 db.events.log_event("tick", "info", "after the main thread")
                 print(len(db.events.get_recent_events()))
 
@@ -328,6 +328,7 @@ def test_a_thread_may_make_its_first_call_after_the_main_thread_s_end(sqlite_tab
 
         def work():
             threading.main_thread().join()
+            # nothing shows that the interpreter has begun to wait for this thread
             time.sleep(0.5)
             db.events.log_event("tick", "info", "after the main thread")
             print(len(db.events.get_recent_events()))

@@ -14,7 +14,6 @@ import duckdb
 from duckdb_engine import ConnectionWrapper
 from sqlalchemy import URL, Connection, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.columnar import Cursor, SessionPool, SpillFolder, run_in_thread
@@ -74,11 +73,6 @@ class DuckDBBackend(Migrated):
         refuse_pickling(self)
 
     @property
-    def engine(self) -> AsyncEngine | None:
-        """Always None: sessions do not use a SQLAlchemy engine."""
-        return None
-
-    @property
     def backup_query(self) -> dict[str, str]:
         """The URL options for opening a backup of this database: a backup of a trusted file is trusted too."""
         return {"trusted": "true"} if self._options.trusted else {}
@@ -113,6 +107,7 @@ class DuckDBBackend(Migrated):
             self._spills.check()
             self._connection = await self._database.open(executor, deadline)
         except BaseException:
+            # whatever fails, a cancellation too: no thread may remain
             executor.shutdown(wait=False)
             raise
         self._executor = executor
@@ -185,7 +180,7 @@ class DuckDBBackend(Migrated):
                 )
                 raise blame_parent(late, self._lock)
 
-        def alone(cursor: duckdb.DuckDBPyConnection) -> T:
+        def run_alone(cursor: duckdb.DuckDBPyConnection) -> T:
             if not read_only and not self._options.read_only and not self._options.in_memory:
                 create_log(self._options.path)
             refuse_foreign_objects(lambda sql: cursor.execute(sql).fetchall(), trusted=self._options.trusted)
@@ -195,7 +190,7 @@ class DuckDBBackend(Migrated):
             # not before the wait, because the manager may be disconnected during it
             connection, executor = self._require_connected()
             cursor = connection.cursor()
-            return await run_in_thread(executor, partial(alone, cursor), cursor.interrupt)
+            return await run_in_thread(executor, partial(run_alone, cursor), cursor.interrupt)
         except duckdb.Error as error:
             raise map_error(error) from error
         except DBAPIError as error:

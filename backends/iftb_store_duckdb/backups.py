@@ -63,7 +63,7 @@ def back_up(cursor: Cursor, options: Options, path: str, tell: Callable[[int, in
     spills.enter()
     try:
         target = replace(options, path=path, config={**config, "temp_directory": spills.path}, external_access=False)
-        with closing(connect_closed(target.path, target.config)) as copy, cursor.interrupting(copy):
+        with closing(connect_closed(target.path, target.config)) as copy, cursor.also_interrupt(copy):
             _warn_of_left_out(cursor)
             _copy(cursor, copy, lambda size: tell(size, max(size, _size(options.path))), path)
             copy.execute("CHECKPOINT")

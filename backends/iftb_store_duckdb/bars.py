@@ -8,13 +8,12 @@ from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
-from iftb_store.batches.bars import KEY, VALUES, BarBatch
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, WriteMode
 from iftb_store.columnar import ColumnarBars, Cursor, Query, has_distinct_keys, to_table
 from iftb_store.errors import integrity_error
 from iftb_store.models import WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.schema.table_spec import BARS, RowFilter
-from iftb_store_duckdb.rows import bound_keys
+from iftb_store_duckdb.rows import bind_keys
 from iftb_store_duckdb.session import DuckDBSession
 
 T = TypeVar("T")
@@ -43,8 +42,8 @@ class DuckDBBars(ColumnarBars):
             if mode == "insert":
                 _insert(cursor, table, batch)
                 return None
-            if not _any_stored(cursor, table):
-                with cursor.registered(table) as fresh:
+            if not _is_any_stored(cursor, table):
+                with cursor.register(table) as fresh:
                     _append(cursor, fresh, batch.created_at)
                 return WriteCounts(len(batch), 0)
             if mode == "upsert":
@@ -70,22 +69,22 @@ class DuckDBBars(ColumnarBars):
         return int(count)
 
 
-def _any_stored(cursor: Cursor, table: pa.Table) -> bool:
+def _is_any_stored(cursor: Cursor, table: pa.Table) -> bool:
     """Return whether any stored bar lies within the least and greatest values of each key column."""
-    bound, bounds = bound_keys(BARS, table)
+    bound, bounds = bind_keys(BARS, table)
     # a join with Arrow's rows costs more than the INSERT; the bounds let DuckDB skip all rows of other series and times
     return bool(cursor.fetch(f"SELECT 1 FROM ohlcv AS stored WHERE {bound} LIMIT 1", bounds))
 
 
 def _insert(cursor: Cursor, table: pa.Table, batch: BarBatch) -> None:
     columns = ", ".join(KEY)
-    with cursor.registered(table) as fresh:
+    with cursor.register(table) as fresh:
         # the keys of an Arrow table are distinct
         if batch.table is None and not has_distinct_keys(table):
             twice = f"SELECT {columns} FROM {fresh} GROUP BY {columns} HAVING count(*) > 1 ORDER BY {columns} LIMIT 1"
             _refuse(cursor.rows(twice), "occurs twice in the batch")
-        if _any_stored(cursor, table):
-            bound, bounds = bound_keys(BARS, table)
+        if _is_any_stored(cursor, table):
+            bound, bounds = bind_keys(BARS, table)
             named = ", ".join(f"stored.{name}" for name in KEY)
             clash = f"SELECT {named} FROM ohlcv AS stored SEMI JOIN {fresh} AS fresh ON {_SAME_KEY} WHERE {bound} LIMIT 1"
             _refuse(cursor.rows(clash, bounds), "is already stored")
@@ -98,10 +97,10 @@ def _append(cursor: Cursor, fresh: str, created_at: datetime) -> None:
 
 
 def _upsert(cursor: Cursor, table: pa.Table, created_at: datetime) -> int:
-    bound, bounds = bound_keys(BARS, table)
+    bound, bounds = bind_keys(BARS, table)
     columns = ", ".join(KEY + VALUES)
     changed = " OR ".join(f"stored.{name} IS DISTINCT FROM fresh.{name}" for name in VALUES)
-    with cursor.registered(table) as batch:
+    with cursor.register(table) as batch:
         ((written,),) = cursor.rows(
             f"""
             MERGE INTO ohlcv AS stored USING {batch} AS fresh ON {_SAME_KEY} AND {bound}

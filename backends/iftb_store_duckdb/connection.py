@@ -117,6 +117,7 @@ def _open(options: Options) -> duckdb.DuckDBPyConnection:
             raise duckdb.IOException(FOREIGN)
         refuse_shadows(lambda sql: connection.execute(sql).fetchall())
     except BaseException:
+        # whatever fails, the file must not stay open
         connection.close()
         raise
     return connection

@@ -14,11 +14,10 @@ import pyarrow as pa
 from sqlalchemy.exc import OperationalError
 
 from iftb_store.columnar import Cursor, Query, read_rows
-from iftb_store.errors import integrity_error, readable
+from iftb_store.errors import explain_unreadable, integrity_error
 from iftb_store.models import Position, TradeTotals
-from iftb_store.protocols import Record
 from iftb_store.relational import RelationalCoverage, RelationalLookups
-from iftb_store.schema.table_spec import POSITIONS, ColumnKind, RowFilter, TableSpec
+from iftb_store.schema.table_spec import POSITIONS, ColumnKind, Record, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
 from iftb_store.values.tags import decode_texts, encode_texts
@@ -146,7 +145,7 @@ class DuckDBRecords:
 def _select(cursor: Cursor, selection: RowFilter, order: str = "") -> list[Any]:
     table, query = selection.table, Query(selection)
     rows = cursor.rows(query.sql(", ".join(table.columns), order), query.values)
-    with readable(table.name):
+    with explain_unreadable(table.name):
         return [table.model(*map(_decode, table.kinds.values(), row)) for row in rows]
 
 

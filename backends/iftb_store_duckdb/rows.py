@@ -15,7 +15,7 @@ from iftb_store.schema.table_spec import TableSpec
 
 def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
     """Store rows unchanged; see Stores.write_rows."""
-    with cursor.registered(rows) as batch:
+    with cursor.register(rows) as batch:
         if not table.has_own_ids:
             _upsert(cursor, table, rows, batch)
             return
@@ -29,7 +29,7 @@ def write_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> None:
         _move_sequence(cursor, table, pc.max(rows["id"]).as_py())
 
 
-def bound_keys(table: TableSpec, rows: pa.Table) -> tuple[str, list[Any]]:
+def bind_keys(table: TableSpec, rows: pa.Table) -> tuple[str, list[Any]]:
     """Return an SQL condition and its parameters: each key column of ``stored`` is within that column's range in ``rows``.
 
     With it DuckDB skips the stored rows that cannot have a key of ``rows``, without a join.
@@ -43,7 +43,7 @@ def bound_keys(table: TableSpec, rows: pa.Table) -> tuple[str, list[Any]]:
 def _upsert(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None:
     """Insert the rows whose key is not stored, and overwrite the others; the table has no unique key."""
     columns = ", ".join(table.written)
-    bound, bounds = bound_keys(table, rows)
+    bound, bounds = bind_keys(table, rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
     # a join of Arrow's rows costs more than the INSERT; the bounds let DuckDB skip all rows of other series and times
     if not cursor.fetch(f"SELECT 1 FROM {table.name} AS stored WHERE {bound} LIMIT 1", bounds):
@@ -61,13 +61,13 @@ def _upsert(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> Non
 
 def delete_rows(cursor: Cursor, table: TableSpec, rows: pa.Table) -> int:
     """Delete the stored rows that have the keys of ``rows``; return the number of deleted rows."""
-    with cursor.registered(rows) as batch:
+    with cursor.register(rows) as batch:
         return _delete(cursor, table, rows, batch)
 
 
 def _delete(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> int:
     # the bounds let DuckDB skip all rows with other keys
-    bound, bounds = bound_keys(table, rows)
+    bound, bounds = bind_keys(table, rows)
     same = " AND ".join(f"stored.{name} = fresh.{name}" for name in table.key)
     sql = f"DELETE FROM {table.name} AS stored USING {batch} AS fresh WHERE {same} AND {bound}"
     ((count,),) = cursor.rows(sql, bounds)
@@ -81,11 +81,11 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
     ignored.
     """
     if table.identity and not rows["id"].null_count:
-        bound, bounds = bound_keys(table, rows)
+        bound, bounds = bind_keys(table, rows)
         differs = " OR ".join(f"stored.{name} <> fresh.{name}" for name in table.identity)
         other = f"SELECT 1 FROM {table.name} AS stored JOIN {batch} AS fresh USING (id) WHERE ({differs}) AND {bound} LIMIT 1"
         if cursor.rows(other, bounds):
-            raise _belongs("id")
+            raise _is_same_row("id")
     if not table.unique:
         return
     # the rows to which the rule applies
@@ -99,10 +99,10 @@ def _check(cursor: Cursor, table: TableSpec, rows: pa.Table, batch: str) -> None
         ANTI JOIN {batch} AS kept ON {same_key}
         WHERE {which} LIMIT 1"""
     if cursor.rows(twice) or cursor.rows(taken):
-        raise _belongs(" and ".join(table.unique))
+        raise _is_same_row(" and ".join(table.unique))
 
 
-def _belongs(what: str) -> IntegrityError:
+def _is_same_row(what: str) -> IntegrityError:
     return integrity_error(f"the {what} of a row belongs to another row; none of the rows was stored")
 
 

@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 import duckdb
-from sqlalchemy import Executable, Result, ScalarResult
+from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from iftb_store.columnar import INTERRUPT_EVERY, Compiled, Cursor, compile_statement, fetch_result, parse_statement, run_in_thread
-from iftb_store.errors import READS_ONLY, SchemaError, StoreError, TransientError, operational_error
+from iftb_store.columnar import (
+    Compiled,
+    Cursor,
+    PooledSession,
+    compile_statement,
+    fetch_result,
+    lost_writes_error,
+    parse_statement,
+    run_in_thread,
+)
+from iftb_store.errors import READS_ONLY, SchemaError, StoreError, operational_error
 from iftb_store.protocols import Isolation
-from iftb_store.relational import ENDED, FairSemaphore, Turns, blame_parent, check_own_lock
+from iftb_store.relational import ENDED, FairSemaphore, blame_parent, check_own_lock
 from iftb_store_duckdb.connection import Database
 from iftb_store_duckdb.errors import map_error
 
 T = TypeVar("T")
 
 
-class DuckDBSession:
+class DuckDBSession(PooledSession):
     """The session that `DatabaseManager.get_session` yields on DuckDB; it is used like an AsyncSession.
 
     Before the first write, each read sees everything that is committed. The first write waits for the write lock, which all
@@ -38,21 +46,10 @@ class DuckDBSession:
         executor: Executor,
         isolation: Isolation | None,
     ) -> None:
-        #: The backend, which gives the session its stores.
-        self.iftb_store_backend: Any = None
+        super().__init__(cursor, executor, isolation, database.options.busy_timeout)
         self._database = database
-        self._cursor = cursor
-        self._executor = executor
         self._lock = database.lock
-        self._busy_timeout = database.options.busy_timeout
-        self._isolated = isolation in ("repeatable read", "serializable")
-        self._only_reads = isolation == "snapshot"
-        self._reading = False
-        self._turns = Turns()
-        self._wait: asyncio.Timeout | None = None
-        self._writing = False
-        self._lost: OperationalError | None = None
-        self._finished = False
+        self._reading = self._writing = False
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
         """Run one statement, e.g. ``text("SELECT … WHERE symbol = :symbol")`` with a dict of parameters.
@@ -68,40 +65,13 @@ class DuckDBSession:
         wanted = compile_statement(statement, params)
         async with self._turns:
             self._check_usable()
-            await self._first()
+            await self._begin_if_isolated()
             inside = self._writing or self._reading
             done = await self._driver(lambda cursor: _read(cursor, wanted, inside=inside))
             if isinstance(done, Result):
                 return done
             await self._begin()
             return await self._driver(lambda cursor: fetch_result(cursor, done, wanted))
-
-    async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
-        """Run one statement and return the first value of its first row, or None if it has no row."""
-        return (await self.execute(statement, params)).scalar()
-
-    async def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
-        """Run one statement and return the first value of each row."""
-        return (await self.execute(statement, params)).scalars()
-
-    async def commit(self) -> None:
-        """Commit the session's writes and release the write lock; the session continues in a new transaction.
-
-        Raises:
-            OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
-        """
-        async with self._turns:
-            await self._commit()
-
-    async def finish(self) -> None:
-        """Refuse further calls, wait for the running call, and commit.
-
-        Raises:
-            OperationalError: an earlier error has ended the transaction, or the transaction cannot be committed.
-        """
-        self._turns.end(ENDED)
-        async with self._turns.last():
-            await self._commit()
 
     async def _commit(self) -> None:
         self._check_usable()
@@ -140,7 +110,7 @@ class DuckDBSession:
                 is_current = await self._driver(lambda cursor: context.run(check, cursor))
                 # a schema that is not committed yet proves nothing to the next session
                 self._database.schema_checked = is_current and not self._writing
-            await self._first()
+            await self._begin_if_isolated()
             if write:
                 await self._begin()
             try:
@@ -153,33 +123,13 @@ class DuckDBSession:
                     ) from error
                 raise
 
-    async def close(self, reason: str = ENDED, *, interrupt: bool = False) -> None:
-        """Roll back uncommitted writes, release the write lock and close the connection.
-
-        Args:
-            reason: the error message of later calls.
-            interrupt: whether to stop the statement that another task is running in this session, instead of waiting for its end.
-        """
-        self._turns.end(reason, undone=True)
-        while interrupt and self._turns.busy:
-            self._cursor.interrupt()
-            self._stop_waiting()
-            await asyncio.sleep(INTERRUPT_EVERY)
-        async with self._turns.last():
-            if self._finished:
-                return
-            self._finished = True
-            try:
-                if self._writing:
-                    self._lost = operational_error(reason)
-                    await self._end()
-            finally:
-                await run_in_thread(self._executor, self._cursor.close)
-
-    @property
-    def ended(self) -> str | None:
-        """The reason why no call can begin any more; None while the session is open."""
-        return self._turns.ended
+    async def _discard(self, reason: str) -> None:
+        try:
+            if self._writing:
+                self._lost = operational_error(reason)
+                await self._end()
+        finally:
+            await run_in_thread(self._executor, self._cursor.close)
 
     @property
     def writing(self) -> bool:
@@ -191,7 +141,7 @@ class DuckDBSession:
         """The write lock of the database if this session holds it, else None."""
         return self._lock if self._writing else None
 
-    async def _first(self) -> None:
+    async def _begin_if_isolated(self) -> None:
         """Begin the transaction of an isolated or a snapshot session before its first statement, even if that only reads.
 
         An isolated session's transaction takes the write lock; a snapshot session's transaction can only read.
@@ -213,14 +163,9 @@ class DuckDBSession:
         if self._writing:
             return
         check_own_lock(self._lock, self)
-        granted = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None) as self._wait:
-                granted = await self._lock.acquire(self._busy_timeout)
+        granted = await self._wait_for(self._lock)
         if self._turns.undone:
-            if granted:
-                self._lock.release()
-            raise operational_error(self._turns.ended or ENDED)
+            raise operational_error(self._turns.end_reason or ENDED)
         if not granted:
             late = operational_error(
                 f"another session of this process is writing and did not finish within {self._busy_timeout:g} s; "
@@ -232,13 +177,6 @@ class DuckDBSession:
         # a transaction that began before the lock was granted would not see what the last writer committed
         await self._driver(self._database.begin)
 
-    def _stop_waiting(self) -> None:
-        """If a call of this session is waiting for the write lock, end that wait at once."""
-        if self._wait is not None:
-            with suppress(RuntimeError):
-                # the wait has already ended
-                self._wait.reschedule(0)
-
     async def _driver(self, work: Callable[[Cursor], T]) -> T:
         try:
             return await run_in_thread(self._executor, lambda: work(self._cursor), self._cursor.interrupt)
@@ -247,18 +185,14 @@ class DuckDBSession:
         except (IntegrityError, StoreError):
             raise
         except BaseException as error:
+            # a cancellation too: the state of the transaction is then unknown
             await self._lose(operational_error(f"a statement was interrupted ({type(error).__name__})", error))
             raise
 
     async def _lose(self, failure: IntegrityError | OperationalError) -> IntegrityError | OperationalError:
         if self._writing:
             # set before the rollback, because this task may be cancelled during it
-            self._lost = operational_error(
-                f"the session's writes were rolled back after an error: {failure.orig}; "
-                "call session.rollback() to continue without them",
-                failure,
-                transient=isinstance(failure, TransientError),
-            )
+            self._lost = lost_writes_error(failure.orig, failure)
             await self._end()
         return failure
 
@@ -271,11 +205,6 @@ class DuckDBSession:
     def _release(self) -> None:
         self._writing = False
         self._lock.release()
-
-    def _check_usable(self) -> None:
-        if self._lost is not None:
-            again = isinstance(self._lost, TransientError)
-            raise operational_error(str(self._lost.orig), self._lost.__cause__, transient=again)
 
 
 def _read(cursor: Cursor, wanted: Compiled, *, inside: bool) -> Result[Any] | duckdb.Statement:

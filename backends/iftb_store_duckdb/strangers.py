@@ -18,7 +18,7 @@ from iftb_store.schema.revision import (
     HARMLESS_FUNCTIONS,
     LONGEST_DEFINITION,
     OUR_TABLES,
-    foreign_collation,
+    find_foreign_collation,
     foreign_part_error,
     not_a_table_error,
 )
@@ -36,6 +36,8 @@ _NAMES = (
     ("type", "SELECT type_name, database_name FROM system.main.duckdb_types()"),
     ("schema", "SELECT schema_name, database_name FROM system.main.duckdb_schemas()"),
 )
+# DuckDB's own functions are thousands, and most files have none: those of a file are looked for first
+_OTHERS = "database_name IS DISTINCT FROM 'system' AND database_name IS DISTINCT FROM 'temp'"
 _VIEWS = f"SELECT view_name FROM system.main.duckdb_views() WHERE {_HERE}"
 _TABLES = f"SELECT table_name, sql FROM system.main.duckdb_tables() WHERE {_HERE}"
 _INDEXES = f"SELECT table_name, sql FROM system.main.duckdb_indexes() WHERE {_HERE} AND sql IS NOT NULL"
@@ -58,6 +60,8 @@ def refuse_shadows(fetch: Fetch) -> None:
         OperationalError: the database has such a macro, type or schema; the message names it.
     """
     for kind, query in _NAMES:
+        if not fetch(f"{query} WHERE {_OTHERS}"):
+            continue
         names: dict[str, set[str]] = {"system": set(), "temp": set()}
         for name, database in fetch(query):
             names.setdefault(database, set()).add(name)
@@ -129,7 +133,7 @@ def _refuse_collations(table: str, tokens: list[str]) -> None:
         elif depth == 0 and word == "COLLATE" and following.strip('"').lower() not in _BYTE_BY_BYTE:
             name = column[1:-1].replace('""', '"') if column.startswith('"') else column
             if name.lower() in OUR_COLUMNS[table.lower()]:
-                raise foreign_collation(table, name, following.strip('"'))
+                raise find_foreign_collation(table, name, following.strip('"'))
 
 
 def _refuse_expressions(table: str, tokens: list[str]) -> None:

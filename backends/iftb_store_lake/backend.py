@@ -18,7 +18,6 @@ from uuid import uuid4
 import deltalake
 import duckdb
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.log import InstanceLogger
 
 from iftb_store.columnar import Cursor, SessionPool, SpillFolder, connect_closed, run_in_thread
@@ -64,11 +63,6 @@ class LakeBackend:
         refuse_pickling(self)
 
     @property
-    def engine(self) -> AsyncEngine | None:
-        """Always None: sessions do not use a SQLAlchemy engine."""
-        return None
-
-    @property
     def in_use(self) -> int:
         """The number of open sessions."""
         return self._pool.in_use
@@ -94,6 +88,7 @@ class LakeBackend:
         try:
             await run_in_thread(executor, self._open)
         except BaseException:
+            # whatever fails, a cancellation too: no thread and no connection may remain
             self._lake = self._database = None
             self._close_cluster()
             executor.shutdown(wait=False)

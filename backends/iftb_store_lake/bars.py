@@ -9,15 +9,14 @@ from typing import TypeVar
 import pyarrow as pa
 
 from iftb_store.abilities import Edges
-from iftb_store.batches.bars import KEY, VALUES, BarBatch
+from iftb_store.batches.bars import KEY, VALUES, BarBatch, WriteMode
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.columnar import ColumnarBars, Cursor, Query, to_table
 from iftb_store.models import OHLCVBar, Series, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store_lake.pending import Fresh, count, delete, insert, upsert
 from iftb_store_lake.session import LakeSession
-from iftb_store_lake.snapshot import bounds_of
+from iftb_store_lake.snapshot import find_bounds
 
 T = TypeVar("T")
 
@@ -57,7 +56,7 @@ class LakeBars(ColumnarBars):
         """Delete the bars of a series in a time window and return their number."""
         query = Query(series)
         condition = f"WHERE {' AND '.join(query.conditions)}"
-        return await self._session.delete(bounds_of(series), lambda cursor: delete(cursor, condition, query.values))
+        return await self._session.delete(find_bounds(series), lambda cursor: delete(cursor, condition, query.values))
 
     async def list_series(self) -> list[Series]:
         """Return every stored series, computed on the cluster if the lake has one."""

@@ -52,7 +52,7 @@ class Changes:
         self._window = [side["timestamp"] for side in bounds]
         self._files = self._find_files(snapshot)
         self._loaded: pa.Table | None = None
-        self.rows = self._plan() if self._meets_stored() else self._plan_new()
+        self.rows = self._plan() if self._has_stored_key() else self._plan_new()
         self._touched = self._files.filter(pc.is_in(self._files[FILE], self.rows[FILE].unique().drop_null()))
         paths: Any = self._touched["path"].to_pylist()
         self.replaced: list[str] = paths
@@ -81,7 +81,7 @@ class Changes:
         paths: list[Any] = files["path"].to_pylist()
         return files.append_column(FILE, pa.array(map(self._storage.locate, paths), pa.string()))
 
-    def _meets_stored(self) -> bool:
+    def _has_stored_key(self) -> bool:
         """Return whether a stored row may have the key of a pending one; many new rows are worth a look at the keys first."""
         if not self._files.num_rows:
             return False
@@ -136,7 +136,7 @@ class Changes:
                 # Arrow skips the other rows faster
                 near: Any = ds.field("timestamp").cast(pa.int64())
                 near = (near >= to_epoch_us(first)) & (near <= to_epoch_us(last))
-                stored = stack.enter_context(self._cursor.registered(self._loaded.filter(near)))
+                stored = stack.enter_context(self._cursor.register(self._loaded.filter(near)))
             table, _ = self._cursor.table(
                 f"""
                 SELECT {kept}, {part_sql("own", self._bounds)} AS {PART},
@@ -192,7 +192,7 @@ class Changes:
         """Do what `_rewrite_loaded` does, without holding all rows at once."""
         sets = (self._touched, self.rows.select(KEY), joining)
         with ExitStack() as stack:
-            named, changed, fresh = (stack.enter_context(self._cursor.registered(table)) for table in sets)
+            named, changed, fresh = (stack.enter_context(self._cursor.register(table)) for table in sets)
             stored = stack.enter_context(self._view.reading(self.replaced, WHOLE, (*COLUMNS, FILE)))
             # another program may have left the partition out
             part = f"coalesce(named.{PART}, {part_sql('stored')})" if self._touched[PART].null_count else f"named.{PART}"

@@ -72,12 +72,12 @@ class Cluster:
         self.errors: tuple[type[Exception], ...] = (self._grpc.RpcError, self._grpc.FutureCancelledError, ValueError)
         self._channel = self._grpc.insecure_channel(address, options=_CHANNEL)
         self._stub = self._proto.SparkConnectServiceStub(self._channel)
-        self._closed = False
+        self._is_closed = False
         self._session = {"session_id": str(uuid4()), "user_context": self._proto.UserContext(user_id="iftb_store")}
 
     def close(self) -> None:
         """End all queries and close the connection."""
-        self._closed = True
+        self._is_closed = True
         self._channel.close()
 
     def table(self, version: int) -> str:
@@ -139,7 +139,7 @@ class Cluster:
 
     def explain(self, error: Any, *, silent: bool = False) -> OperationalError:
         """Return the error to raise for an error of gRPC; without the server's text, which may hold credentials."""
-        if self._closed:
+        if self._is_closed:
             return operational_error(DISCONNECTED)
         code = error.code().name if isinstance(error, self._grpc.RpcError) else "CANCELLED"
         server = f"the Spark Connect server {self._address}"
@@ -175,7 +175,7 @@ class Cluster:
             await run_to_end(asyncio.to_thread(answer.close))
 
     async def _run(self, executor: Executor, work: Callable[[], T], interrupt: Callable[[], None]) -> T:
-        if self._closed:
+        if self._is_closed:
             raise operational_error(DISCONNECTED)
         return await run_in_thread(executor, work, interrupt)
 
@@ -190,7 +190,7 @@ class Answer:
         self._call: Any = None
         self._heard = time.monotonic()
         self._silent = False
-        self._ended = threading.Event()
+        self._has_ended = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
@@ -230,14 +230,14 @@ class Answer:
 
     def close(self) -> None:
         """End the query on the server if it has not ended."""
-        self._ended.set()
+        self._has_ended.set()
         self.cancel()
         if self._watcher is not None:
             self._watcher.join()
 
     def _watch(self) -> None:
         # a query may take long, and a server that is frozen says nothing either
-        while not self._ended.wait(_SILENCE):
+        while not self._has_ended.wait(_SILENCE):
             if time.monotonic() - self._heard < _SILENCE:
                 continue
             try:

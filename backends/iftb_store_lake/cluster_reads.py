@@ -14,7 +14,7 @@ import pyarrow as pa
 from iftb_store.abilities import Edges
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.columnar import SeriesDialect, many_buckets_sql, many_gaps_sql, read_many_buckets, series_sql, to_gaps
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.models import Series
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
@@ -48,7 +48,7 @@ class ClusterReads:
     async def list_series(self) -> list[Series]:
         """Return every stored series; see `iftb_store.protocols.BarStore.list_series`."""
         rows = await self._read(self._cluster.query(series_sql(_SPARK, self._table), {}))
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             return [
                 Series(exchange, symbol, timeframe, from_epoch_us(first), from_epoch_us(last), count, missing)
                 for exchange, symbol, timeframe, first, last, count, missing in rows

@@ -18,7 +18,7 @@ from iftb_store.errors import operational_error, outcome_unknown
 from iftb_store.schema.table_spec import BARS
 from iftb_store_lake.changes import Changes
 from iftb_store_lake.connection import Lake
-from iftb_store_lake.errors import DELTA_ERRORS, map_error, may_pass
+from iftb_store_lake.errors import DELTA_ERRORS, is_transient, map_error
 from iftb_store_lake.layout import COLUMNS_SQL, KEY_SQL, same_key
 from iftb_store_lake.pending import PENDING
 from iftb_store_lake.snapshot import Snapshot
@@ -137,7 +137,7 @@ class Commit:
             try:
                 self._files = changes.write()
             except DELTA_ERRORS as error:
-                if may_pass(error, self._location):
+                if is_transient(error, self._location):
                     return False
                 raise map_error(error, _FAILED, self._location) from None
             self._read, self._replaced = paths, changes.replaced
@@ -156,7 +156,7 @@ class Commit:
         if found:
             return True
         explained = isinstance(failure, DELTA_ERRORS)
-        passing = explained and may_pass(failure, self._location)
+        passing = explained and is_transient(failure, self._location)
         if found is False:
             self._unsure = None
         elif explained and not passing:

@@ -57,7 +57,7 @@ def compact(
             progress(done, total)
         return rewritten
 
-    rewritten = 0 if dry_run or not parts else lake.look(rewrite)
+    rewritten = 0 if dry_run or not parts else lake.use_table(rewrite)
     deleted = 0 if stop.is_set() else _delete_unused(lake, keep, dry_run=dry_run)
     after = lake.latest()
     return Compaction(
@@ -166,4 +166,4 @@ def _delete_unused(lake: Lake, keep: timedelta, *, dry_run: bool) -> int:
         # delta-rs would commit a vacuum of no file, too
         return vacuum(table, dry_run=False) if found and not dry_run else found
 
-    return lake.look(delete)
+    return lake.use_table(delete)

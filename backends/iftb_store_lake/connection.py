@@ -137,7 +137,7 @@ class Lake:
         except OSError as error:
             raise map_error(error, _READS, self.storage.location) from None
 
-    def look(self, work: Callable[[DeltaTable], T]) -> T:
+    def use_table(self, work: Callable[[DeltaTable], T]) -> T:
         """Run ``work`` with a new handle of the table.
 
         Raises:

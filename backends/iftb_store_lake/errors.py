@@ -63,7 +63,7 @@ def map_error(error: BaseException, doing: str, location: str) -> OperationalErr
     return operational_error(f"{doing}: {reason}", cause, transient=reason in _PASSING)
 
 
-def may_pass(error: BaseException, location: str) -> bool:
+def is_transient(error: BaseException, location: str) -> bool:
     """Return whether a failed operation may succeed if repeated: the server was down or slow, or others committed first."""
     return explain(error, location) in _PASSING
 

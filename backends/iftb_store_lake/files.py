@@ -147,9 +147,9 @@ class _File:
         self._waiting, self._count = [], 0
         ids: Any = pc.min_max(rows["id"]).as_py()
         found = key_bounds(BARS, rows)
-        for ours, theirs, own_id, choose in zip(self._bounds, found, (ids["min"], ids["max"]), (min, max), strict=True):
-            for name, value in (theirs | {"id": own_id}).items():
-                ours[name] = choose(ours[name], value) if name in ours else value
+        for bounds, file_bounds, own_id, choose in zip(self._bounds, found, (ids["min"], ids["max"]), (min, max), strict=True):
+            for name, value in (file_bounds | {"id": own_id}).items():
+                bounds[name] = choose(bounds[name], value) if name in bounds else value
         self._writer.write_table(rows, row_group_size=ROW_GROUP)
 
 

@@ -44,7 +44,7 @@ def clear_pending(cursor: Cursor) -> None:
 
 
 def complete(table: pa.Table, first_id: int, created_at: datetime | None) -> Fresh:
-    """Add ids to rows, from ``first_id`` on, and the column created_at, unless ``created_at`` is None: then they have it."""
+    """Return the rows with ids from ``first_id`` on, and with ``created_at`` (None: the rows have that column already)."""
     schema, count = arrow_schema(BARS), table.num_rows
     columns: dict[str, Any] = {name: table[name] for name in table.column_names}
     # made by Arrow, which lets the event loop run meanwhile
@@ -61,7 +61,7 @@ def insert(cursor: Cursor, fresh: Fresh, *, written: bool) -> None:
     Raises:
         IntegrityError: a key occurs twice in the batch, or is already stored.
     """
-    with cursor.registered(fresh.rows) as batch:
+    with cursor.register(fresh.rows) as batch:
         twice = f"SELECT 1 FROM {batch} GROUP BY {KEY_SQL} HAVING count(*) > 1 LIMIT 1"
         if not has_distinct_keys(fresh.rows) and cursor.fetch(twice):
             raise integrity_error("a bar with this key occurs twice in the batch; nothing was inserted")
@@ -73,12 +73,12 @@ def insert(cursor: Cursor, fresh: Fresh, *, written: bool) -> None:
             CREATE OR REPLACE TEMP TABLE iftb_store_fresh AS
             SELECT fresh.*, CASE WHEN own.op IS NULL THEN 'insert' ELSE 'replace' END AS op
             FROM {batch} AS fresh LEFT JOIN {PENDING} AS own ON {same_key("fresh", "own")}""")
-    _put(cursor)
+    _add_pending(cursor)
 
 
 def upsert(cursor: Cursor, fresh: Fresh, *, written: bool) -> None:
     """Write bars with distinct keys; a stored bar keeps its id and created_at."""
-    with cursor.registered(fresh.rows) as batch:
+    with cursor.register(fresh.rows) as batch:
         if not written:
             cursor.fetch(f"INSERT INTO {PENDING} SELECT {COLUMNS_SQL}, 'upsert' FROM {batch}")
             return
@@ -92,12 +92,12 @@ def upsert(cursor: Cursor, fresh: Fresh, *, written: bool) -> None:
             CREATE OR REPLACE TEMP TABLE iftb_store_fresh AS
             SELECT {kept}, CASE own.op WHEN 'delete' THEN 'replace' ELSE coalesce(own.op, 'upsert') END AS op
             FROM {batch} AS fresh LEFT JOIN {PENDING} AS own ON {same_key("fresh", "own")}""")
-    _put(cursor)
+    _add_pending(cursor)
 
 
 def count(cursor: Cursor, fresh: Fresh) -> WriteCounts:
     """Count the bars that an upsert would insert and change; ``ohlcv`` must contain the bars that the session sees."""
-    with cursor.registered(fresh.rows) as batch:
+    with cursor.register(fresh.rows) as batch:
         ((inserted, updated),) = cursor.fetch(f"""
             SELECT count(*) FILTER (stored.timestamp IS NULL),
                 count(DISTINCT fresh.id) FILTER (stored.timestamp IS NOT NULL AND {changed_sql("fresh", "stored")})
@@ -131,7 +131,7 @@ def _refuse_stored(cursor: Cursor, batch: str, bounds: Bounds) -> None:
         raise integrity_error("a bar with this key is already stored; nothing was inserted")
 
 
-def _put(cursor: Cursor) -> None:
+def _add_pending(cursor: Cursor) -> None:
     """Move the rows of iftb_store_fresh to the pending writes, where they replace rows with the same keys."""
     cursor.fetch(f"DELETE FROM {PENDING} AS own USING iftb_store_fresh AS fresh WHERE {same_key('own', 'fresh')}")
     cursor.fetch(f"INSERT INTO {PENDING} SELECT * FROM iftb_store_fresh")

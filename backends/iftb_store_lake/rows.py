@@ -62,7 +62,7 @@ class LakeStores:
         window = [bounds.least["timestamp"], bounds.greatest["timestamp"]]
 
         def work(cursor: Cursor) -> int:
-            with cursor.registered(rows) as batch:
+            with cursor.register(rows) as batch:
                 condition = f"WHERE timestamp BETWEEN $1 AND $2 AND ({KEY_SQL}) IN (SELECT ({KEY_SQL}) FROM {batch})"
                 return delete(cursor, condition, window)
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import Executable, Result, ScalarResult
+from sqlalchemy import Executable, Result
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from iftb_store.batches.bars import KEY
 from iftb_store.columnar import (
-    INTERRUPT_EVERY,
     WHOLE,
     Bounds,
     Cursor,
+    PooledSession,
     compile_statement,
     fetch_result,
+    lost_writes_error,
     parse_statement,
     read_newest,
     run_in_thread,
@@ -34,14 +33,13 @@ from iftb_store.errors import (
     NO_RAW_WRITES,
     READS_ONLY,
     CommitOutcomeUnknown,
-    TransientError,
     Unsupported,
     operational_error,
     outcome_unknown,
 )
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import Isolation
-from iftb_store.relational import ENDED, FairSemaphore, Turns
+from iftb_store.relational import FairSemaphore
 from iftb_store.schema.table_spec import RowFilter
 from iftb_store_lake.cluster_reads import ClusterReads
 from iftb_store_lake.commit import Commit
@@ -49,7 +47,7 @@ from iftb_store_lake.connection import Lake
 from iftb_store_lake.errors import map_error
 from iftb_store_lake.layout import COLUMNS
 from iftb_store_lake.pending import Fresh, clear_pending, complete, create_pending
-from iftb_store_lake.snapshot import Snapshot, bounds_of
+from iftb_store_lake.snapshot import Snapshot, find_bounds
 from iftb_store_lake.view import View
 
 T = TypeVar("T")
@@ -57,7 +55,7 @@ T = TypeVar("T")
 _ANALYZE = re.compile(r"\banaly[sz]e\b", re.IGNORECASE)
 
 
-class LakeSession:
+class LakeSession(PooledSession):
     """The session that `DatabaseManager.get_session` yields on a lake; ``session.execute`` only reads.
 
     Before the first write, each read sees everything that is committed. The first write that reads, the first read after a write,
@@ -71,24 +69,15 @@ class LakeSession:
     iftb_store_write_lock: None = None
 
     def __init__(self, lake: Lake, cursor: Cursor, executor: Executor, isolation: Isolation | None, busy_timeout: float) -> None:
-        #: The backend, which gives the session its stores.
-        self.iftb_store_backend: Any = None
+        super().__init__(cursor, executor, isolation, busy_timeout)
         self._lake = lake
-        self._cursor = cursor
-        self._executor = executor
         self._view = View(lake, cursor)
-        self._isolated = isolation in ("repeatable read", "serializable")
-        self._only_reads = isolation == "snapshot"
-        self._busy_timeout = busy_timeout
-        self._turns = Turns()
-        self._wait: asyncio.Timeout | None = None
         # set when a commit shall not be repeated any more
         self._stop = threading.Event()
         self._base: Snapshot | None = None
         # of the pending rows; None if they are not known
         self._bounds: Bounds | None = None
-        self._ready = self._stale = self._written = self._careful = self._finished = False
-        self._lost: OperationalError | None = None
+        self._ready = self._stale = self._written = self._careful = False
 
     async def execute(self, statement: Executable, params: Any = None, /) -> Result[Any]:
         """Run one statement that reads, in DuckDB's SQL, with a dict of parameters; the only table is ``ohlcv``.
@@ -108,33 +97,25 @@ class LakeSession:
 
         return await self._run(WHOLE, work)
 
-    async def scalar(self, statement: Executable, params: Any = None, /) -> Any:
-        """Run one statement and return the first value of its first row, or None if it has no row."""
-        return (await self.execute(statement, params)).scalar()
-
-    async def scalars(self, statement: Executable, params: Any = None, /) -> ScalarResult[Any]:
-        """Run one statement and return the first value of each row."""
-        return (await self.execute(statement, params)).scalars()
-
     async def read(self, selection: RowFilter, work: Callable[[Cursor], T], columns: Sequence[str] = COLUMNS) -> T:
         """Run ``work`` in a thread and return its result; the table ``ohlcv`` has the selected rows and the given columns."""
-        return await self._run(bounds_of(selection), work, columns)
+        return await self._run(find_bounds(selection), work, columns)
 
     async def read_newest(self, series: RowFilter) -> list[OHLCVBar]:
         """Return the last ``series.limit`` bars of a series, newest first; read only the files that can contain them."""
 
         def job(cursor: Cursor) -> list[OHLCVBar]:
             snapshot = self._find_snapshot()
-            newest = None if self._written else snapshot.find_newest(bounds_of(series))
+            newest = None if self._written else snapshot.find_newest(find_bounds(series))
             recent = series if newest is None else select_recent(series, newest)
             for selection in (recent, series):
-                self._show(snapshot, bounds_of(selection))
+                self._show(snapshot, find_bounds(selection))
                 bars = read_newest(cursor, selection)
                 if selection is series or len(bars) == series.limit:
                     return bars
             return []
 
-        return await self._look(job)
+        return await self._read(job)
 
     async def on_cluster(self) -> ClusterReads | None:
         """Return an object that reads, on the cluster, the version that this session reads now.
@@ -145,7 +126,7 @@ class LakeSession:
         cluster = self.iftb_store_backend.cluster
         if cluster is None:
             return None
-        snapshot = await self._look(lambda cursor: None if self._written else self._find_snapshot())
+        snapshot = await self._read(lambda cursor: None if self._written else self._find_snapshot())
         return None if snapshot is None else ClusterReads(cluster, self._executor, snapshot.version)
 
     async def write(
@@ -186,68 +167,30 @@ class LakeSession:
 
         return await self._write(job, reads=True, careful=True)
 
-    async def commit(self) -> None:
-        """Store the session's writes; the session continues in a new transaction.
-
-        Raises:
-            IntegrityError: another client has inserted a bar that this session inserted.
-            TransientError: the commit conflicts with commits of other clients.
-            OperationalError: an earlier error has ended the transaction, or the commit failed.
-        """
-        async with self._turns:
-            await self._commit()
-
-    async def finish(self) -> None:
-        """Refuse further calls, wait for the running call, and commit.
-
-        Raises:
-            IntegrityError, OperationalError: as for `commit`.
-        """
-        self._turns.end(ENDED)
-        async with self._turns.last():
-            await self._commit()
-
     async def rollback(self) -> None:
         """Undo all writes since the last commit; the session continues in a new transaction."""
         async with self._turns:
             self._lost = None
             self._drop()
 
-    async def close(self, reason: str = ENDED, *, interrupt: bool = False) -> None:
-        """Forget uncommitted writes and close the connection to DuckDB.
+    def _interrupt(self) -> None:
+        self._stop.set()
+        super()._interrupt()
 
-        Args:
-            reason: the error message of later calls.
-            interrupt: whether to stop the statement that another task is running in this session, instead of waiting for its end.
-        """
-        self._turns.end(reason, undone=True)
-        while interrupt and self._turns.busy:
-            self._cursor.interrupt()
-            self._stop.set()
-            self._stop_waiting()
-            await asyncio.sleep(INTERRUPT_EVERY)
-        async with self._turns.last():
-            if self._finished:
-                return
-            self._finished = True
-            if self._written:
-                self._lost = operational_error(reason)
-                self._written = False
-            await run_in_thread(self._executor, self._close)
-
-    @property
-    def ended(self) -> str | None:
-        """The reason why no call can begin any more; None while the session is open."""
-        return self._turns.ended
+    async def _discard(self, reason: str) -> None:
+        if self._written:
+            self._lost = operational_error(reason)
+            self._written = False
+        await run_in_thread(self._executor, self._close)
 
     async def _run(self, bounds: Bounds, work: Callable[[Cursor], T], columns: Sequence[str] = COLUMNS) -> T:
         def job(cursor: Cursor) -> T:
             self._show(self._find_snapshot(), bounds, columns)
             return work(cursor)
 
-        return await self._look(job)
+        return await self._read(job)
 
-    async def _look(self, job: Callable[[Cursor], T]) -> T:
+    async def _read(self, job: Callable[[Cursor], T]) -> T:
         async with self._turns:
             self._check_usable()
             self._careful = self._careful or self._written
@@ -266,6 +209,7 @@ class LakeSession:
                 result = work(cursor)
                 cursor.commit()
             except BaseException:
+                # whatever fails, the transaction is rolled back; a panic of delta-rs is no Exception
                 if not self._isolated:
                     self._base = base
                 self._view.forget()
@@ -292,6 +236,7 @@ class LakeSession:
         try:
             await self._await_turn(lock)
         except BaseException as error:
+            # a cancellation too: the session ends
             self._lose(error)
             raise
         try:
@@ -302,22 +247,10 @@ class LakeSession:
         # a close() that came meanwhile undoes nothing of this
         self._turns.undone = False
 
-    def _stop_waiting(self) -> None:
-        """If a commit is waiting for the lock, end that wait at once."""
-        if self._wait is not None:
-            with suppress(RuntimeError):
-                # the wait has already ended
-                self._wait.reschedule(0)
-
     async def _await_turn(self, lock: FairSemaphore) -> None:
         """Wait for the table's lock: commits at the same time in one process would only make each other fail."""
-        granted = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None) as self._wait:
-                granted = await lock.acquire(self._busy_timeout)
+        granted = await self._wait_for(lock)
         if self._turns.undone:
-            if granted:
-                lock.release()
             raise operational_error(
                 "the session was closed while its commit waited for the commits of other sessions; none of its writes were stored"
             )
@@ -337,6 +270,7 @@ class LakeSession:
         try:
             self._call(work)
         except BaseException as error:
+            # a panic of delta-rs is no Exception
             self._lose(error)
             raise
         self._drop()
@@ -346,12 +280,7 @@ class LakeSession:
             self._lost = error
         else:
             reason = error.orig if isinstance(error, IntegrityError | OperationalError) else type(error).__name__
-            self._lost = operational_error(
-                f"the session's writes were rolled back after an error: {reason}; "
-                "call session.rollback() to continue without them",
-                error if isinstance(error, Exception) else None,
-                transient=isinstance(error, TransientError),
-            )
+            self._lost = lost_writes_error(reason, error)
         self._drop()
 
     def _drop(self) -> None:
@@ -391,6 +320,4 @@ class LakeSession:
     def _check_usable(self) -> None:
         if isinstance(self._lost, CommitOutcomeUnknown):
             raise outcome_unknown(self._lost)
-        if self._lost is not None:
-            again = isinstance(self._lost, TransientError)
-            raise operational_error(str(self._lost.orig), self._lost.__cause__, transient=again)
+        super()._check_usable()

@@ -95,7 +95,7 @@ def read_snapshot(table: DeltaTable) -> Snapshot:
     return Snapshot(table.version(), pa.table(arrays).rename_columns([name.removeprefix("partition.") for name in arrays]))
 
 
-def bounds_of(selection: RowFilter) -> Bounds:
+def find_bounds(selection: RowFilter) -> Bounds:
     """Return the bounds of the selected rows."""
     least: dict[str, Any] = dict(selection.equal)
     greatest: dict[str, Any] = dict(selection.equal)

@@ -79,7 +79,7 @@ class View:
         # a scanner, as DuckDB's own conditions on a dataset fail on files whose text has another type of Arrow
         chosen = [_FILE if name == FILE else name for name in columns]
         scanner: Any = dataset.scanner(columns=chosen, filter=_to_expression(bounds))
-        with self._cursor.registered(scanner) as name:
+        with self._cursor.register(scanner) as name:
             yield f"(SELECT * RENAME ({_FILE} AS {FILE}) FROM {name})" if FILE in columns else name
 
 

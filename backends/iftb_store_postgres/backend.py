@@ -30,7 +30,7 @@ from iftb_store.relational import (
     watch,
 )
 from iftb_store.schema.revision import VERSION_TABLE
-from iftb_store_postgres.connection import BoundedConnection, keep_alive, look_in_temporary_tables_last
+from iftb_store_postgres.connection import BoundedConnection, keep_alive, search_temporary_tables_last
 from iftb_store_postgres.credentials import forget_variables, tls_problem
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
@@ -41,7 +41,7 @@ from iftb_store_postgres.poolers import find_ignored_parameters, find_refused_pa
 from iftb_store_postgres.session import PostgresDriver
 from iftb_store_postgres.standby import CommitLog, Position, check_replayed
 from iftb_store_postgres.strangers import KINDS, find_tables
-from iftb_store_postgres.tls import SYSTEM, read_encryption, system_context, warn_of_plaintext
+from iftb_store_postgres.tls import SYSTEM, make_system_context, read_encryption, warn_of_plaintext
 from iftb_store_postgres.url import FOREVER, parse_options
 
 T = TypeVar("T")
@@ -261,7 +261,7 @@ class PostgresBackend(EngineBackend):
                 self._knows_ignored = True
             if self._options.cache_size and not self._refused:
                 # a pooler would share the changed search_path with other clients
-                await look_in_temporary_tables_last(connection, self._options.connect_timeout or FOREVER)
+                await search_temporary_tables_last(connection, self._options.connect_timeout or FOREVER)
         except BaseException as error:
             # also on a cancellation
             forget_variables(error)
@@ -301,7 +301,7 @@ class PostgresBackend(EngineBackend):
         options = {name: str(value) for name, value in self._options.dsn.query.items()}
         if options.get("sslrootcert") != SYSTEM:
             return None
-        return await asyncio.to_thread(system_context, options, self._options.key_password)
+        return await asyncio.to_thread(make_system_context, options, self._options.key_password)
 
     def _tls_problem(self, error: Exception) -> str | None:
         """Return a message that names the TLS file of the URL that cannot be used, or None if the error has another cause."""

@@ -255,6 +255,7 @@ async def savepoint(connection: asyncpg.Connection, name: str = "iftb_store") ->
     try:
         yield
     except BaseException as error:
+        # a cancellation too: the transaction stays usable
         if not connection.is_closed():
             try:
                 await run_to_end(connection.execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"))

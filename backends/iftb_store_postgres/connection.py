@@ -91,7 +91,7 @@ class BoundedConnection(asyncpg.Connection):
             await super().close(timeout=_FAREWELL if timeout is None else timeout)
 
 
-async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout: float) -> None:  # noqa: ASYNC109
+async def search_temporary_tables_last(connection: asyncpg.Connection, timeout: float) -> None:  # noqa: ASYNC109
     """Put the schema of temporary tables last in the search_path, so that no temporary table hides a table of iftb-store.
 
     PostgreSQL searches that schema first unless the search_path names it. The other entries of the search_path are kept, whether
@@ -101,6 +101,7 @@ async def look_in_temporary_tables_last(connection: asyncpg.Connection, timeout:
     try:
         await connection.execute(_TEMPORARY_LAST, timeout=timeout)
     except BaseException:
+        # a cancellation too: the state of the connection is then unknown
         connection.terminate()
         raise
 

@@ -71,7 +71,7 @@ def translate(error: BaseException, *, lost: bool = False, committing: bool = Fa
         committing: whether a COMMIT was running.
     """
     if isinstance(error, asyncpg.PostgresError):
-        return _of_state(error, error.sqlstate or "", committing)
+        return _find_by_state(error, error.sqlstate or "", committing)
     if isinstance(error, asyncpg.DataError):
         return operational_error(f"a value does not fit the type of its column or parameter ({type(error).__name__})", error)
     if committing and (isinstance(error, OSError) or (lost and isinstance(error, _CLIENT))):
@@ -92,7 +92,7 @@ def translate(error: BaseException, *, lost: bool = False, committing: bool = Fa
     return None
 
 
-def _of_state(error: asyncpg.PostgresError, state: str, committing: bool) -> IntegrityError | OperationalError:
+def _find_by_state(error: asyncpg.PostgresError, state: str, committing: bool) -> IntegrityError | OperationalError:
     message = str(error.args[0]) if error.args else type(error).__name__
     if state in (_NO_ANSWER if committing else _OUTCOME_UNKNOWN):
         return outcome_unknown(error)

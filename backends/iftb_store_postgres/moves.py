@@ -364,7 +364,7 @@ class Move:
                 f"DROP TABLE {schema}.{_OLD}, {self._move}",
                 f"DROP FUNCTION {self._mirror}()",
                 f"ALTER TABLE {self._old} RENAME CONSTRAINT {_NEW}_pk TO {_PRIMARY_KEY}",
-                f"ALTER SEQUENCE {new} RENAME TO {_name_of(old)}",
+                f"ALTER SEQUENCE {new} RENAME TO {_take_name(old)}",
             ):
                 await connection.execute(statement)
 
@@ -378,7 +378,7 @@ class Move:
         return [create, invoker.replace(f"ALTER VIEW {_VIEW}", f"ALTER VIEW {view}")]
 
 
-def _name_of(qualified: str) -> str:
+def _take_name(qualified: str) -> str:
     """Return the last name, as SQL, of a qualified name."""
     return qualified[qualified.rindex('."') + 1 :] if qualified.endswith('"') else qualified.rpartition(".")[2]
 

@@ -30,7 +30,7 @@ _NOT_OWN = (
 class PostgresPool(StorePool):
     """A pool that pings a connection at checkout only if it was idle or has received data; SQLAlchemy's own ping takes longer."""
 
-    def _look(self, record: ConnectionPoolEntry) -> None:
+    def _check_connection(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
         driver = adapter.driver_connection
         if driver.is_closed():
@@ -40,7 +40,7 @@ class PostgresPool(StorePool):
             return
         adapter.run_async(_ping)
 
-    def _settle(self, record: ConnectionPoolEntry) -> None:
+    def _reset_connection(self, record: ConnectionPoolEntry) -> None:
         record.info[_USED] = monotonic()
         adapter: Any = record.dbapi_connection
         if (driver := adapter.driver_connection).is_closed():

@@ -41,6 +41,7 @@ async def find_ignored_parameters(connection: asyncpg.Connection, sent: Mapping[
                 "SELECT name, setting FROM pg_settings WHERE name IN ('statement_timeout', 'search_path')"
             )
     except BaseException:
+        # a cancellation too: the state of the connection is then unknown
         connection.terminate()
         raise
     return {name for name, setting in rows if setting != sent.get(name, setting)}

@@ -78,6 +78,7 @@ async def copy_out(
     except asyncpg.PostgresError:
         raise
     except BaseException:
+        # a cancellation, or an error of ``take``: the COPY is still in progress
         connection.terminate()
         raise
 

@@ -38,7 +38,7 @@ async def write_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa.
     if table.has_own_ids and not assigns:
         # before everything else, so that no other session draws one of these ids meanwhile
         await _move_sequence(connection, table, rows)
-    if assigns or not await _any_stored(connection, table, rows):
+    if assigns or not await _is_any_stored(connection, table, rows):
         # another session may have stored one of these rows since the check
         with nullcontext() if assigns else suppress(asyncpg.UniqueViolationError):
             async with savepoint(connection, "iftb_store_put"):
@@ -87,7 +87,7 @@ async def delete_rows(connection: asyncpg.Connection, table: TableSpec, rows: pa
     return count
 
 
-async def _any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> bool:
+async def _is_any_stored(connection: asyncpg.Connection, table: TableSpec, rows: pa.Table) -> bool:
     """Return whether any row is stored between the first and the last key of ``rows``."""
     bounds = [values[0] for place in (0, rows.num_rows - 1) for values in _keys(table, rows.slice(place, 1))]
     kinds = [table.kinds[column] for column in table.key]

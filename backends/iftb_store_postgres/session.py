@@ -15,10 +15,9 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi, PGD
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.batches.bars import CHUNK, BarBatch
+from iftb_store.batches.bars import CHUNK, BarBatch, WriteMode
 from iftb_store.errors import SchemaError, Unsupported
 from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.relational import (
     Row,
     SqlDialect,

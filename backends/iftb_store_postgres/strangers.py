@@ -10,7 +10,7 @@ from typing import Any
 
 from iftb_store.errors import operational_error
 from iftb_store.relational import Hidden, describe
-from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, foreign_collation, not_a_table_error
+from iftb_store.schema.revision import OUR_TABLES, VERSION_TABLE, find_foreign_collation, not_a_table_error
 from iftb_store.schema.table_spec import OUR_COLUMNS
 
 _NAMES = ", ".join(f"'{name}'" for name in OUR_TABLES)
@@ -75,7 +75,7 @@ def find_tables(rows: Iterable[Any]) -> set[str]:
         for part in collations.split(",") if collations else ():
             column, _, collation = part.partition(" ")
             if column in OUR_COLUMNS[name]:
-                raise foreign_collation(name, column, collation)
+                raise find_foreign_collation(name, column, collation)
     if hidden:
         raise operational_error(describe(hidden))
     return {name for name, *_ in found}

@@ -40,7 +40,7 @@ def check_system_authorities(options: dict[str, str]) -> None:
         )
 
 
-def system_context(options: Mapping[str, str], key_password: str) -> ssl.SSLContext:
+def make_system_context(options: Mapping[str, str], key_password: str) -> ssl.SSLContext:
     """Return asyncpg's TLS context for verify-full, but with the system's certificate authorities; this reads files.
 
     Raises:

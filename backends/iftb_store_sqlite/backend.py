@@ -192,7 +192,7 @@ class SQLiteBackend(EngineBackend):
                 await asyncio.shield(work)
             except asyncio.CancelledError:
                 stop.set()
-                await run_to_end(_ended(work))
+                await run_to_end(_wait_until_done(work))
                 raise
             except sqlite3.Error as error:
                 raise translate(error) from error
@@ -226,6 +226,7 @@ class SQLiteBackend(EngineBackend):
             try:
                 await self._configure(connection)
             except BaseException:
+                # a cancellation too: the thread of the connection must end
                 await connection.close()
                 raise
         except RAISED:
@@ -263,7 +264,7 @@ class SQLiteBackend(EngineBackend):
             raise operational_error(f"the database file {self._path} cannot be created: {error.strerror}", error) from error
 
 
-async def _ended(work: asyncio.Future[Any]) -> None:
+async def _wait_until_done(work: asyncio.Future[Any]) -> None:
     with suppress(Stopped, sqlite3.Error, OSError):
         await work
 

@@ -36,7 +36,7 @@ def back_up(connection: sqlite3.Connection, path: str, stop: Callable[[], bool],
     """
     size = connection.execute("PRAGMA page_size").fetchone()[0]
 
-    def look(_: int, remaining: int, total: int) -> None:
+    def report(_: int, remaining: int, total: int) -> None:
         if stop():
             raise Stopped
         tell((total - remaining) * size, total * size)
@@ -47,7 +47,7 @@ def back_up(connection: sqlite3.Connection, path: str, stop: Callable[[], bool],
         connection.execute("BEGIN")
         try:
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-            connection.backup(copy, pages=_PAGES, progress=look)
+            connection.backup(copy, pages=_PAGES, progress=report)
         finally:
             connection.execute("COMMIT")
         # only a database that is written needs a write-ahead log

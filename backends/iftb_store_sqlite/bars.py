@@ -12,7 +12,7 @@ from itertools import chain, islice, repeat
 from operator import add, floordiv, itemgetter, sub, truediv
 
 from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarColumns
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.models import OHLCVBar
 from iftb_store.relational import Row, age_objects, pause_gc
 from iftb_store.schema.types import EPOCH, from_epoch_us
@@ -83,7 +83,7 @@ def fetch_bars(connection: sqlite3.Connection, sql: str, args: Row) -> list[OHLC
     bars: list[OHLCVBar] = []
     with pause_gc():
         while rows := cursor.fetchmany(CHUNK):
-            with readable("ohlcv"):
+            with explain_unreadable("ohlcv"):
                 bars += to_bars(rows)
             age_objects()
     return bars
@@ -114,6 +114,7 @@ def write_whole(connection: sqlite3.Connection, write: Callable[[sqlite3.Connect
             pass
         release(connection)
     except BaseException:
+        # whatever fails, also ``write``, the savepoint must not remain
         undo(connection)
         raise
 

@@ -145,7 +145,7 @@ def undo(connection: sqlite3.Connection) -> None:
 class Pool(StorePool):
     """Discards a connection at checkout if it is closed, or if its file was opened as immutable and has changed."""
 
-    def _look(self, record: ConnectionPoolEntry) -> None:
+    def _check_connection(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
         driver = adapter.driver_connection
         if not driver.is_usable or driver.is_outdated():
@@ -153,7 +153,7 @@ class Pool(StorePool):
         # SQLAlchemy's lock belongs to the event loop in which tasks last waited for it
         adapter._execute_mutex = asyncio.Lock()
 
-    def _settle(self, record: ConnectionPoolEntry) -> None:
+    def _reset_connection(self, record: ConnectionPoolEntry) -> None:
         adapter: Any = record.dbapi_connection
         # a stream that was not read to its end would show its old snapshot to the next session
         adapter.run_async(_close_cursors)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import sub
 
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.relational import RelationalBars
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
@@ -37,7 +37,7 @@ class SQLiteBars(RelationalBars):
             None if moment is None else to_epoch_us(moment) for moment in (series.start, series.end, before, after)
         )
         names = tuple(series.equal[name] for name in SERIES)
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             found = await self._sqlite.run(_find_gaps, names, start, end, edges, step * 1_000_000)
             return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in found]
 

@@ -23,7 +23,7 @@ def parts(rows: pa.Table) -> Iterator[pa.Table]:
     return (rows.slice(first, CHUNK) for first in range(0, rows.num_rows, CHUNK))
 
 
-def any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table) -> bool:
+def is_any_stored(connection: sqlite3.Connection, table: TableSpec, rows: pa.Table) -> bool:
     """Return whether any row is stored between the first and the last key of ``rows``, which are in key order."""
     first, last = (_to_stored(rows.slice(place, 1), table.key) for place in (0, rows.num_rows - 1))
     key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))

@@ -16,10 +16,9 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from iftb_store.batches.bars import CHUNK, BarBatch
+from iftb_store.batches.bars import CHUNK, BarBatch, WriteMode
 from iftb_store.errors import SchemaError, operational_error
 from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.relational import (
     Row,
     SqlDialect,
@@ -183,7 +182,7 @@ class SQLiteDriver:
 
         self._logger.info("put into %s [%d rows]", table.name, rows.num_rows)
         async with self._savepoint() as connection:
-            stored = await connection.run(whole.any_stored, table, rows)
+            stored = await connection.run(whole.is_any_stored, table, rows)
             if stored and table.has_own_ids:
                 await self._delete(connection, table, rows, (*table.key, *table.identity))
             write = partial(whole.write, overwrite=stored and not table.has_own_ids)
@@ -217,6 +216,7 @@ class SQLiteDriver:
                 yield connection
                 await connection.run(release, writes=True)
             except BaseException:
+                # a cancellation too: the savepoint must not remain
                 await run_to_end(connection.run(undo))
                 raise
 

@@ -12,7 +12,7 @@ from iftb_store.schema.revision import (
     HARMLESS_FUNCTIONS,
     LONGEST_DEFINITION,
     OUR_TABLES,
-    foreign_collation,
+    find_foreign_collation,
     foreign_part_error,
     not_a_table_error,
 )
@@ -147,11 +147,11 @@ def _refuse_collations(connection: sqlite3.Connection, table: str) -> None:
         except sqlite3.OperationalError as error:
             if "collation" not in str(error):
                 raise
-            raise foreign_collation(table, column, str(error).rpartition(": ")[2]) from error
+            raise find_foreign_collation(table, column, str(error).rpartition(": ")[2]) from error
         for _, operation, _, _, _, call, *_ in program:
             collation = str(call).rpartition("-")[0] if operation in _COMPARISONS and call else _BINARY
             if collation.upper() != _BINARY:
-                raise foreign_collation(table, column, collation)
+                raise find_foreign_collation(table, column, collation)
 
 
 def _explain(connection: sqlite3.Connection, sql: str) -> list[Any]:

@@ -57,7 +57,7 @@ def publish(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def private_files() -> Iterator[None]:
+def create_private_files() -> Iterator[None]:
     """Make files that are created in the block readable only by their owner, also those that an engine adds to a database.
 
     This sets the umask of the whole process, so only commands may use it, never the library.

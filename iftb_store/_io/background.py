@@ -35,6 +35,7 @@ class _Work:
         try:
             self.result = self.function()
         except Exception as error:
+            # any error of the function is raised again by the caller
             self.error = error
         return self
 
@@ -64,13 +65,13 @@ class _Caller:
         self._task: asyncio.Task[None] | None = None
         # the call that runs now is the last one; the calls before it wait for the calling thread's work
         self._running: list[_Call] = []
-        self._ended = False
+        self._has_ended = False
 
     def accept(self, request: _Call | _Work | None) -> None:
         """Queue a call to run, a `_Work` that the thread has finished, or None to end the task after the calls queued before."""
         if isinstance(request, _Call):
             request.accepted = True
-            if self._ended:
+            if self._has_ended:
                 request.finish(None, asyncio.CancelledError())
                 return
         if self._task is None:
@@ -88,7 +89,7 @@ class _Caller:
 
     def end(self) -> None:
         """Cancel all calls and end the task."""
-        self._ended = True
+        self._has_ended = True
         for call in self._running:
             call.cancelled = True
         while not self._requests.empty():
@@ -116,7 +117,7 @@ class _Caller:
         return work.result
 
     async def _run_calls(self) -> None:
-        while not self._ended and (request := await self._requests.get()) is not None:
+        while not self._has_ended and (request := await self._requests.get()) is not None:
             if isinstance(request, _Call):
                 await self._run(request)
 
@@ -132,6 +133,7 @@ class _Caller:
                 if isawaitable(result):
                     result = await result
             except BaseException as raised:
+                # any error, a KeyboardInterrupt too, is raised again in the caller's thread
                 result, error = None, raised
             finally:
                 self._running.pop()
@@ -153,7 +155,7 @@ class BackgroundLoop:
         self._local = threading.local()
         self._callers: weakref.WeakSet[_Caller] = weakref.WeakSet()
         self._posting = threading.Lock()
-        self._closed = False
+        self._is_closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="iftb-store", daemon=True)
         self._thread.start()
@@ -164,7 +166,7 @@ class BackgroundLoop:
     @property
     def is_closed(self) -> bool:
         """Whether the interpreter is exiting and all stores are closed."""
-        return self._closed
+        return self._is_closed
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run an async or plain function in the loop, wait for its end, and return its result or raise its error.
@@ -189,6 +191,7 @@ class BackgroundLoop:
         except NotConnectedError:
             raise
         except BaseException:
+            # e.g. a KeyboardInterrupt while the caller waits
             self._cancel(caller, call)
             raise
         result, error = message
@@ -226,7 +229,7 @@ class BackgroundLoop:
 
     def _post(self, function: Callable[[Any], None], what: object) -> None:
         with self._posting:
-            if self._closed:
+            if self._is_closed:
                 raise NotConnectedError("the interpreter is exiting, and has closed all stores")
             self._loop.call_soon_threadsafe(function, what)
 
@@ -260,8 +263,9 @@ class BackgroundLoop:
 
     async def _close(self) -> None:
         with self._posting:
-            self._closed = True
+            self._is_closed = True
         for close in list(self.at_exit):
+            # at the exit of the interpreter nobody could handle an error
             with suppress(Exception):
                 await close()
         for caller in list(self._callers):

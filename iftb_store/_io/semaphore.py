@@ -46,6 +46,7 @@ class FairSemaphore:
             self._leave(waiting)
             return False
         except BaseException:
+            # a cancellation: give up the place in the queue
             self._leave(waiting)
             raise
         return True

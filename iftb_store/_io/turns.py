@@ -55,7 +55,7 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         #: The reason why no further call may begin, or None.
-        self.ended: str | None = None
+        self.end_reason: str | None = None
         #: Whether the running call's writes are rolled back, so that the call raises.
         self.undone = False
 
@@ -76,9 +76,9 @@ class Turns:
         if self._owner is not None and self._owner is task:
             raise operational_error(_WITHIN)
         await self._turn.acquire()
-        if self.ended is not None:
+        if self.end_reason is not None:
             self._turn.release()
-            raise operational_error(self.ended)
+            raise operational_error(self.end_reason)
         self._owner = task
         return self
 
@@ -90,11 +90,11 @@ class Turns:
 
     def end(self, reason: str, *, undone: bool = False) -> None:
         """Refuse further calls with the message ``reason``; with ``undone``, the running call fails too: it was rolled back."""
-        self.ended = self.ended or reason
+        self.end_reason = self.end_reason or reason
         self.undone = self.undone or undone
 
     @asynccontextmanager
-    async def last(self) -> AsyncIterator[None]:
+    async def take_last(self) -> AsyncIterator[None]:
         """Wait until the running call has ended, then run the block, which must end the session; other calls wait."""
         async with self._turn:
             self._owner = asyncio.current_task()

@@ -19,14 +19,14 @@ def list_equity(ledger: Ledger, start: int, balance: Decimal) -> list[EquityPoin
     value = peak = balance
     points = [EquityPoint(from_epoch_us(start), value, _ZERO)]
     # of trades that close together only the last makes a point
-    following = [*ledger.closed[1:], None]
-    for closed, later, net in zip(ledger.closed, following, ledger.net, strict=True):
+    following = [*ledger.closed_at[1:], None]
+    for closed_at, later, net in zip(ledger.closed_at, following, ledger.net, strict=True):
         value += net
-        if closed == later:
+        if closed_at == later:
             continue
         if value >= peak:
             peak = value
-        points.append(EquityPoint(from_epoch_us(closed), value, peak - value))
+        points.append(EquityPoint(from_epoch_us(closed_at), value, peak - value))
     return points
 
 

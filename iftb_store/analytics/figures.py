@@ -1,4 +1,4 @@
-"""The results of `iftb_store.TradeRepository.get_performance`: figures of trades, as slotted dataclasses."""
+"""The results of `iftb_store.TradeRepository.get_statistics` and `get_performance`: figures of trades, as slotted dataclasses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,55 @@ from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
+
+from iftb_store.values.decimals import CONTEXT
+
+
+@dataclass(slots=True)
+class TradeStatistics:
+    """Statistics of realized trades, in quote currency; see `iftb_store.analytics.statistics` for the rounding.
+
+    Attributes:
+        total_trades: the number of realized trades.
+        winning_trades: the number of trades with a profit above 0.
+        losing_trades: the number of trades with a loss.
+        win_rate: winning_trades / total_trades in percent; 0 without trades.
+        gross_profit: the sum of the profits.
+        gross_loss: the sum of the losses, never negative.
+        net_pnl: gross_profit - gross_loss; fees are not subtracted, see `net_pnl_after_fees`.
+        total_fees: the sum of the fees.
+        avg_win: gross_profit / winning_trades; 0 without a winning trade.
+        avg_loss: gross_loss / losing_trades; 0 without a losing trade.
+        largest_win: the greatest profit of a trade; 0 without a winning trade.
+        largest_loss: the greatest loss of a trade, never negative; 0 without a losing trade.
+        profit_factor: gross_profit / gross_loss; None if there is no loss.
+    """
+
+    total_trades: int
+    winning_trades: int
+    losing_trades: int
+    win_rate: Decimal
+    gross_profit: Decimal
+    gross_loss: Decimal
+    net_pnl: Decimal
+    total_fees: Decimal
+    avg_win: Decimal
+    avg_loss: Decimal
+    largest_win: Decimal
+    largest_loss: Decimal
+    profit_factor: Decimal | None = None
+
+    @property
+    def net_pnl_after_fees(self) -> Decimal:
+        """net_pnl - total_fees: the result, if the stored realized_pnl is before fees."""
+        return CONTEXT.subtract(self.net_pnl, self.total_fees)
+
+    def _repr_html_(self) -> str:
+        # only notebooks need it
+        from iftb_store.values.readable import describe_in_table
+
+        named = {**{item.name: getattr(self, item.name) for item in fields(self)}, "net_pnl_after_fees": self.net_pnl_after_fees}
+        return describe_in_table(named)
 
 
 class EquityPoint(NamedTuple):

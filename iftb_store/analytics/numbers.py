@@ -46,7 +46,7 @@ def find_median(ordered: Sequence[Decimal]) -> Decimal | None:
     return EXACT.divide(EXACT.add(low, high), Decimal(2))
 
 
-def average_duration(total: int, count: int) -> timedelta | None:
+def compute_average_duration(total: int, count: int) -> timedelta | None:
     """Return the mean of durations, given their sum in microseconds, half-even to the microsecond; None if there are none."""
     if not count:
         return None
@@ -54,7 +54,7 @@ def average_duration(total: int, count: int) -> timedelta | None:
     return timedelta(microseconds=low + (2 * rest > count or (2 * rest == count and low % 2)))
 
 
-def annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | None]:
+def compute_annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | None]:
     """Return the Sharpe and the Sortino ratio of a daily series, annualised, with a risk-free rate of 0.
 
     Sharpe is mean / sample standard deviation * sqrt(365), None if all values are equal. Sortino is
@@ -66,7 +66,7 @@ def annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | 
     if len(values) < 2:
         return None, None
     average, year = sum(values, _ZERO) / len(values), Decimal(YEAR_DAYS).sqrt()
-    spread = sample_deviation(values)
+    spread = compute_sample_deviation(values)
     down = sum((value * value for value in values if value < 0), _ZERO)
     return (
         average / spread * year if spread else None,
@@ -74,7 +74,7 @@ def annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, Decimal | 
     )
 
 
-def sample_deviation(values: Sequence[Decimal]) -> Decimal | None:
+def compute_sample_deviation(values: Sequence[Decimal]) -> Decimal | None:
     """Return the sample standard deviation (divided by the number of values - 1), in `EXACT`; None for fewer than two values."""
     if len(values) < 2:
         return None

@@ -25,12 +25,12 @@ from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.numbers import (
     EXACT,
     YEAR_DAYS,
-    annual_ratios,
-    average_duration,
+    compute_annual_ratios,
+    compute_average_duration,
+    compute_sample_deviation,
     divide,
     find_median,
     round_figure,
-    sample_deviation,
 )
 from iftb_store.analytics.totals import Ledger, Totals, add_up, group, merge, to_figures
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
@@ -93,13 +93,13 @@ class _Performance:
     def __init__(self, trades: TradeColumns, scope: PerformanceScope) -> None:
         self.trades, self.scope = trades, scope
         ends = zip(trades.exit_time, trades.updated_at, strict=True)
-        self.closed = [updated if left is None else left for left, updated in ends]
+        self.closed_at = [updated if left is None else left for left, updated in ends]
         first, last = (None if moment is None else to_epoch_us(moment) for moment in (scope.start, scope.end))
         self.unrealized = [place for place, pnl in enumerate(trades.realized_pnl) if pnl is None]
         within = [
-            (closed, number, place)
-            for place, (closed, number, pnl) in enumerate(zip(self.closed, trades.id, trades.realized_pnl, strict=True))
-            if pnl is not None and (first is None or closed >= first) and (last is None or closed <= last)
+            (closed_at, number, place)
+            for place, (closed_at, number, pnl) in enumerate(zip(self.closed_at, trades.id, trades.realized_pnl, strict=True))
+            if pnl is not None and (first is None or closed_at >= first) and (last is None or closed_at <= last)
         ]
         within.sort()
         self.places = [place for *_, place in within]
@@ -118,7 +118,7 @@ class _Performance:
         net = pnls if included else [pnl - fee for pnl, fee in zip(pnls, fees, strict=True)]
         held = [None if (left := trades.exit_time[place]) is None else left - trades.entry_time[place] for place in self.places]
         sign = [(value > _ZERO) - (value < _ZERO) for value in net]
-        return Ledger([self.closed[place] for place in self.places], net, sign, fees, held)
+        return Ledger([self.closed_at[place] for place in self.places], net, sign, fees, held)
 
     def report(self) -> PerformanceReport:
         """Return the report."""
@@ -140,16 +140,16 @@ class _Performance:
             **self._find_groups(days),
         }
         found["calmar"] = divide(found["cagr_pct"], found["max_drawdown_pct"])
-        rounded: dict[str, Any] = {
+        figures: dict[str, Any] = {
             name: round_figure(value) if isinstance(value, Decimal) else value for name, value in found.items()
         }
-        return PerformanceReport(**rounded)
+        return PerformanceReport(**figures)
 
     def _count_trades(self) -> dict[str, int]:
         trades, totals, first, last = self.trades, self.totals, self.first, self.last
         sides = [trades.side[place] for place in self.places]
         is_open = [place for place in self.unrealized if trades.action[place] == "open"]
-        others = [self.closed[place] for place in self.unrealized if trades.action[place] != "open"]
+        others = [self.closed_at[place] for place in self.unrealized if trades.action[place] != "open"]
         return {
             "total_trades": totals.trades,
             "winning_trades": totals.wins,
@@ -159,7 +159,7 @@ class _Performance:
             "short_trades": sides.count("short"),
             "open_trades": sum(last is None or trades.entry_time[place] <= last for place in is_open),
             "unaccounted_trades": sum(
-                (first is None or closed >= first) and (last is None or closed <= last) for closed in others
+                (first is None or closed_at >= first) and (last is None or closed_at <= last) for closed_at in others
             ),
         }
 
@@ -193,7 +193,7 @@ class _Performance:
         }
 
     def _find_deviation(self, ordered: Sequence[Decimal]) -> Decimal | None:
-        """Return the sample standard deviation of the results from exact sums, unlike `sample_deviation`, which rounds."""
+        """Return the sample standard deviation of the results from exact sums; `compute_sample_deviation` rounds."""
         number, total = len(ordered), self.totals.net
         if number < 2:
             return None
@@ -212,11 +212,11 @@ class _Performance:
         every = [held for held, _ in pairs]
         wins, losses = ([held for held, sign in pairs if sign == chosen] for chosen in (1, -1))
         return {
-            "avg_holding": average_duration(sum(every), len(every)),
+            "avg_holding": compute_average_duration(sum(every), len(every)),
             "shortest_holding": timedelta(microseconds=min(every)) if every else None,
             "longest_holding": timedelta(microseconds=max(every)) if every else None,
-            "avg_winning_holding": average_duration(sum(wins), len(wins)),
-            "avg_losing_holding": average_duration(sum(losses), len(losses)),
+            "avg_winning_holding": compute_average_duration(sum(wins), len(wins)),
+            "avg_losing_holding": compute_average_duration(sum(losses), len(losses)),
         }
 
     def _find_exposure(self) -> dict[str, Any]:
@@ -224,8 +224,8 @@ class _Performance:
         if first is None or last is None or not self.places:
             return {"exposure": None, "max_concurrent_trades": None}
         ends = (
-            closed if pnl is not None or left is not None else last
-            for closed, left, pnl in zip(self.closed, trades.exit_time, trades.realized_pnl, strict=True)
+            closed_at if pnl is not None or left is not None else last
+            for closed_at, left, pnl in zip(self.closed_at, trades.exit_time, trades.realized_pnl, strict=True)
         )
         spans = ((max(begin, first), min(end, last)) for begin, end in zip(trades.entry_time, ends, strict=True))
         covered, most = measure_exposure((span for span in spans if span[0] < span[1]), first)
@@ -261,13 +261,13 @@ class _Performance:
             self.day_hours: list[tuple[int, int]] = []
             return []
         (first, _), (last, _) = find_day_hours((self.first, self.last), self.scope.zone)
-        self.day_hours = find_day_hours(self.ledger.closed, self.scope.zone)
+        self.day_hours = find_day_hours(self.ledger.closed_at, self.scope.zone)
         return list_days(first, last, group(self.ledger, (day for day, _ in self.day_hours)))
 
     def _find_days(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
         balance = self.scope.starting_balance
         traded = [(day, totals) for day, totals in days if totals.trades]
-        sharpe, sortino = annual_ratios([totals.net for _, totals in days])
+        sharpe, sortino = compute_annual_ratios([totals.net for _, totals in days])
         return {
             "trades_per_day": divide(Decimal(self.totals.trades), len(days)),
             "best_day": find_extreme(traded, max),
@@ -299,8 +299,8 @@ class _Performance:
         returns = find_returns(days, balance)
         if returns is None:
             return found
-        found["sharpe"], found["sortino"] = annual_ratios(returns)
-        deviation = sample_deviation(returns)
+        found["sharpe"], found["sortino"] = compute_annual_ratios(returns)
+        deviation = compute_sample_deviation(returns)
         found["volatility_pct"] = None if deviation is None else _HUNDRED * deviation * Decimal(YEAR_DAYS).sqrt()
         if number >= _TAIL:
             ordered, (low, rest) = sorted(returns), divmod(number - 1, _TAIL)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from iftb_store.models import TradeStatistics, TradeTotals
+from iftb_store.analytics.figures import TradeStatistics
+from iftb_store.models import TradeTotals
 from iftb_store.values.decimals import CONTEXT, SCALE, trim_zeros
 
 _PLACES = Decimal(1).scaleb(-SCALE)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
 from iftb_store.analytics.figures import GroupFigures
-from iftb_store.analytics.numbers import average_duration, divide, round_figure, round_optional
+from iftb_store.analytics.numbers import compute_average_duration, divide, round_figure, round_optional
 
 K = TypeVar("K", bound=Hashable)
 
@@ -19,14 +19,14 @@ class Ledger(NamedTuple):
     """The trades that count, in the order of closing, as columns.
 
     Attributes:
-        closed: the times of closing, in microseconds since 1970.
+        closed_at: the times of closing, in microseconds since 1970.
         net: the net results.
         sign: 1 for a win, -1 for a loss, 0 for a breakeven.
         fees: the fees.
         held: exit_time - entry_time in microseconds; None without an exit_time.
     """
 
-    closed: list[int]
+    closed_at: list[int]
     net: list[Decimal]
     sign: list[int]
     fees: list[Decimal]
@@ -80,7 +80,7 @@ class Totals:
             net_pnl=round_figure(self.net),
             profit_factor=round_optional(divide(self.profit, self.loss)),
             expectancy=round_optional(divide(self.net, self.trades)),
-            avg_holding=average_duration(self.held, self.timed),
+            avg_holding=compute_average_duration(self.held, self.timed),
         )
 
 

@@ -156,7 +156,7 @@ def parse_decimals(texts: Any, wanted: pa.DataType = DECIMAL) -> Any:
 
 def find_uncastable(column: Any, wanted: pa.DataType) -> int:
     """Find the first value of a column that cannot be cast, by binary search, and return its index."""
-    cast = parse_decimals if wanted == DECIMAL and holds_text(column.type) else lambda part, kind: part.cast(kind)
+    cast = parse_decimals if wanted == DECIMAL and has_text(column.type) else lambda part, kind: part.cast(kind)
     first = 0
     while len(column) > 1:
         half = len(column) // 2
@@ -169,7 +169,7 @@ def find_uncastable(column: Any, wanted: pa.DataType) -> int:
     return first
 
 
-def holds_text(kind: pa.DataType) -> bool:
+def has_text(kind: pa.DataType) -> bool:
     """Return whether an Arrow type is a type of text; dictionary-encoded text does not count."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 

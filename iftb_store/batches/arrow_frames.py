@@ -125,5 +125,6 @@ def _can_convert(column: Any) -> bool:
     try:
         pa.array(column, from_pandas=True)
     except Exception:
+        # Arrow calls code of the values, which may raise any exception
         return False
     return True

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import DECIMAL, TIME, WIDE, find_outside, holds_text, parse_decimals
+from iftb_store.batches.arrow import DECIMAL, TIME, WIDE, find_outside, has_text, parse_decimals
 from iftb_store.batches.bars import KEY, BarColumns, duplicate_bar_error
 from iftb_store.errors import InvalidValueError
 from iftb_store.schema.table_spec import BARS, SERIES
@@ -168,7 +168,7 @@ def decode_dictionary(column: Any) -> Any:
 
 
 def _names(table: pa.Table, name: str, given: Any) -> Any:
-    if not holds_text(given.type):
+    if not has_text(given.type):
         raise InvalidValueError(f"the column {name} must be text, not {given.type}")
     try:
         texts = given.cast(pa.string())
@@ -221,9 +221,9 @@ def read_decimals(table: pa.Table, name: str, given: Any, *, from_float: bool, r
             raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}{_remedy(given.type)}")
         # Arrow writes the shortest text that parses to the same float
         given = given.cast(pa.string())
-    elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or holds_text(given.type)):
+    elif not (pa.types.is_decimal(given.type) or pa.types.is_integer(given.type) or has_text(given.type)):
         raise InvalidValueError(f"the column {name} must hold decimals, not {given.type}")
-    is_text = holds_text(given.type)
+    is_text = has_text(given.type)
     with suppress(pa.ArrowInvalid):
         return parse_decimals(given) if is_text else given.cast(DECIMAL), 0
     if from_float:
@@ -247,7 +247,7 @@ def _round(table: pa.Table, name: str, given: Any, from_float: bool, remedy: str
             if number is None or not from_float:
                 values.append(checks.optional(partial(checks.exact_decimal, remedy=remedy), number, name))
                 continue
-            values.append(checks.rounded_decimal(number, name))
+            values.append(checks.round_to_places(number, name))
         except InvalidValueError as refusal:
             raise _build_row_error_at(table, index, str(refusal)) from refusal
         rounded += values[-1] != number

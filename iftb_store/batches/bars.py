@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from operator import attrgetter, lt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy.exc import IntegrityError
 
@@ -36,7 +36,9 @@ _PLAIN_BYTES = b"0123456789.\n"
 _SHORT = 20
 _INT64_MAX = 2**63 - 1
 
-
+#: How a store treats a bar whose key is stored: "insert" refuses the bar; "upsert" overwrites the stored values; "count"
+#: overwrites them too, and counts the inserted and the changed bars.
+WriteMode = Literal["insert", "upsert", "count"]
 #: A series of bars: exchange, symbol and timeframe.
 SeriesKey = tuple[str, str, str]
 _Key = tuple[str, str, str, datetime]
@@ -183,8 +185,9 @@ def _row(bar: OHLCVBar, index: int, total: int) -> tuple[object, ...]:
     try:
         checked = check_bar(bar)
     except InvalidValueError as error:
-        label = " ".join(show(getattr(bar, name, None)) for name in KEY)
-        raise InvalidValueError(f"bar {index + 1} of {total} ({label}): {error}") from error
+        key = " ".join(show(getattr(bar, name, None)) for name in KEY)
+        label = f" ({key})" if isinstance(bar, OHLCVBar) else ""
+        raise InvalidValueError(f"bar {index + 1} of {total}{label}: {error}") from error
     decimals = (None if value is None else format_plain(value) for value in _COLUMNS(checked)[4:-1])
     return *_KEY(checked), *decimals, checked.trades_count
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from iftb_store.batches.arrow import TIME, find_outside, holds_text
+from iftb_store.batches.arrow import TIME, find_outside, has_text
 from iftb_store.batches.arrow_input import first_line
 from iftb_store.errors import InvalidValueError
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
@@ -56,12 +56,12 @@ def _read_column(name: str, kind: ColumnKind, column: Any, *, from_float: bool) 
         return _read_times(name, column)
     if kind == ColumnKind.DECIMAL and pa.types.is_floating(given) and from_float:
         return [None if value is None else Decimal(float.__repr__(value)) for value in column.to_pylist()]
-    if kind == ColumnKind.DECIMAL and holds_text(given):
+    if kind == ColumnKind.DECIMAL and has_text(given):
         return [_read_number(name, number, text) for number, text in enumerate(column.to_pylist(), 1)]
-    if kind == ColumnKind.JSON and holds_text(given):
+    if kind == ColumnKind.JSON and has_text(given):
         return [_read_json(name, number, text) for number, text in enumerate(column.to_pylist(), 1)]
     if (kind == ColumnKind.DECIMAL and (pa.types.is_decimal(given) or pa.types.is_integer(given))) or (
-        kind == ColumnKind.TEXT and holds_text(given)
+        kind == ColumnKind.TEXT and has_text(given)
     ):
         return list(column.to_pylist())
     remedy = '; decimals="from_float" accepts floats' if kind == ColumnKind.DECIMAL and pa.types.is_floating(given) else ""

@@ -15,22 +15,27 @@ import typer
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from typer.exceptions import TyperException
 
-from iftb_store._io.atomic_files import private_files
+from iftb_store._io.atomic_files import create_private_files
 from iftb_store._version import __version__
-from iftb_store.cli import backups, data, demo, files, schema, transfer
+from iftb_store.cli import backups, data, demo, files, records, schema, transfer
 from iftb_store.cli.compact import compact
 from iftb_store.cli.completion import join_words_of_bash
 from iftb_store.cli.coverage import coverage
+from iftb_store.cli.delete import delete
 from iftb_store.cli.doctor import doctor
 from iftb_store.cli.fill import fill
 from iftb_store.cli.output import GIVEN, print_error, say
 from iftb_store.cli.partitions import partitions
 from iftb_store.cli.performance import performance
 from iftb_store.cli.report import report
+from iftb_store.cli.resample import resample
+from iftb_store.cli.series import series
+from iftb_store.cli.sql import sql
 from iftb_store.cli.target import Terminated, is_url
+from iftb_store.cli.watch import watch
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, StoreError
-from iftb_store.url import bound_memory, parse_url, quote_url
+from iftb_store.url import limit_memory, parse_url, quote_url
 from iftb_store.values.display import hide_password, to_one_line
 
 FAILURE = 1
@@ -82,13 +87,19 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": transfer.verify,
     "fill": fill,
     "coverage": coverage,
+    "series": series,
     "gaps": data.gaps,
     "latest": data.latest,
-    "stats": data.stats,
+    "resample": resample,
+    "trades": records.trades,
+    "stats": records.stats,
     "performance": performance,
     "report": report,
-    "positions": data.positions,
-    "events": data.events,
+    "positions": records.positions,
+    "events": records.events,
+    "watch": watch,
+    "sql": sql,
+    "delete": delete,
     "backup": backups.backup,
     "restore": backups.restore,
     "compact": compact,
@@ -101,7 +112,7 @@ for _name, _command in _COMMANDS.items():
     app.command(_name, help="\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs))(_command)
 
 
-@private_files()
+@create_private_files()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -126,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Terminated:
         return TERMINATED
     except Exception as error:
+        # a command ends with a message and an exit status, never with a traceback
         if debug:
             for line in hide_password(traceback.format_exc()).splitlines():
                 say(line, stderr=True)
@@ -144,7 +156,7 @@ def _find_given_urls(words: Sequence[str]) -> dict[str, str]:
         with suppress(StoreError):
             url = parse_url(resolve_url(word))
             given = word if word.startswith(ENVIRONMENT) else quote_url(url)
-            found |= {quote_url(url): given, quote_url(bound_memory(url)): given}
+            found |= {quote_url(url): given, quote_url(limit_memory(url)): given}
     return found
 
 

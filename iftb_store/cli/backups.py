@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from iftb_store.cli.data import Argument, Json, Url
 from iftb_store.cli.output import print_json, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import explain_stop, format_target, run, url_and_rest
+from iftb_store.cli.target import explain_stop, format_target, run, split_url_and_rest
 from iftb_store.cli.transfer import Quiet, show_parts
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
@@ -20,7 +20,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.transfer import functions
 from iftb_store.transfer.backup import backup as write_backup
 from iftb_store.transfer.reports import BackupReport
-from iftb_store.url import bound_memory
+from iftb_store.url import limit_memory
 from iftb_store.values.display import to_one_line
 from iftb_store.values.readable import format_count
 
@@ -39,7 +39,7 @@ def backup(
     A backup of SQLite or DuckDB is a database of the same engine, a backup of PostgreSQL is an SQLite database. `iftb-store
     restore` restores it into a database of any engine.
     """
-    url, words = url_and_rest(url, file)
+    url, words = split_url_and_rest(url, file)
     path = _one_file(words)
     progress = Progress(quiet=quiet)
 
@@ -72,14 +72,14 @@ def restore(
     before it writes anything, unless --overwrite is given. An interrupted restore resumes when run again.
     """
     words = [word for word in (file, url) if word is not None]
-    url, _ = url_and_rest(*words[-1:])
+    url, _ = split_url_and_rest(*words[-1:])
     path = _one_file(words if url is None else words[:-1])
     require_arrow()
     from iftb_store.transfer.restore import backup_url
 
     # a file that is no backup is refused before the database is created
     backup_url(path)
-    target = bound_memory(resolve_url(url))
+    target = limit_memory(resolve_url(url))
     stopped = "stopped; the rows written so far stay; run the same command again to resume"
     with explain_stop(lambda: stopped), Progress(quiet=quiet) as progress:
         done = run(target, lambda db: functions.restore(path, db, overwrite=overwrite, progress=progress), create=True)

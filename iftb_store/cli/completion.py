@@ -16,10 +16,10 @@ _COMPLETE = "_IFTB_STORE_COMPLETE"
 def one_of(values: Iterable[str]) -> Callable[[str], list[str]]:
     """Return a function for shell completion: given an incomplete word, it returns the ``values`` that begin with the word."""
 
-    def completed(incomplete: str) -> list[str]:
+    def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
 
-    return completed
+    return complete
 
 
 timeframes = one_of(TIMEFRAMES)

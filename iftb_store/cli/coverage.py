@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import Annotated, Any
 
 from iftb_store.analytics.states import CoverageDay, CoverageRange, add_up_days
-from iftb_store.cli.data import Argument, Exchange, Json, Option, Symbol, Timeframe, read, time_window
+from iftb_store.cli.data import Argument, Exchange, Json, Option, Symbol, Timeframe, parse_time_window, read
 from iftb_store.cli.output import is_utf8, print_fitting, print_json, say
-from iftb_store.cli.target import URL_HELP, url_and_rest, url_and_series
+from iftb_store.cli.target import URL_HELP, split_url_and_rest, split_url_and_series
 from iftb_store.errors import NotFoundError
 from iftb_store.exchange.reasons import explain_gaps
 from iftb_store.manager import DatabaseManager
@@ -55,12 +55,12 @@ def coverage(
     gaps. Candles that have not ended do not count. TIME is ISO 8601, e.g. 2024-02-29, in UTC unless it has an offset; or now, or
     -7d for 7 days ago (m minutes, h hours, d days, w weeks).
     """
-    first, last = time_window(start, end)
-    if not url_and_rest(url, symbol, timeframe)[1]:
-        url = url_and_rest(url)[0]
+    first, last = parse_time_window(start, end)
+    if not split_url_and_rest(url, symbol, timeframe)[1]:
+        url = split_url_and_rest(url)[0]
         _show_all(url, exchange, first, last, as_json=as_json)
         return
-    url, series = url_and_series(url, symbol, timeframe)
+    url, series = split_url_and_series(url, symbol, timeframe)
 
     async def find(db: DatabaseManager) -> list[tuple[str, list[CoverageRange], list[_Gap]]]:
         repository = OHLCVRepository(db)

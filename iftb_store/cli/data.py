@@ -1,11 +1,11 @@
-"""The commands that show what is stored: gaps, latest, stats, positions, events."""
+"""The commands that show bars: gaps, latest; and what the commands that read share."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -13,25 +13,22 @@ import typer
 
 from iftb_store.analytics.coverage import count_missing
 from iftb_store.analytics.states import CoverageRange
-from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
-from iftb_store.cli.output import format_clock_time, print_json, print_table, say
+from iftb_store.cli.completion import timeframes, timeframes_without_url
+from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
+from iftb_store.cli.sparklines import draw_levels
 from iftb_store.cli.symbols import describe_near
-from iftb_store.cli.target import URL_HELP, run, url_and_series
+from iftb_store.cli.target import URL_HELP, run, split_url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, TradeFilters, TradeStatistics
+from iftb_store.models import OHLCVBar
 from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
-from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.exchanges import find_exchanges
 from iftb_store.repositories.ohlcv import OHLCVRepository
-from iftb_store.repositories.positions import PositionRepository
-from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import make_filter
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values import checks
-from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
 from iftb_store.values.readable import format_count, format_moment, format_number
 from iftb_store.values.suggestions import find_near
@@ -40,10 +37,9 @@ from iftb_store.values.times import resolve_since
 
 T = TypeVar("T")
 
+# the greatest number of bars in a line of closes
+_MOST_DRAWN = 60
 _AGO = re.compile(r"-[0-9]{1,9}[mhdw]")
-# quotients have 18 decimal places, which are too many to read
-_PLACES = 8
-
 #: An argument or an option whose default is not shown.
 Argument, Option = partial(typer.Argument, show_default=False), partial(typer.Option, show_default=False)
 
@@ -84,15 +80,15 @@ def gaps(
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
     ago (m minutes, h hours, d days, w weeks).
     """
-    url, series = url_and_series(url, symbol, timeframe)
-    first, last = _find_window(series[1], start, end)
+    url, series = split_url_and_series(url, symbol, timeframe)
+    first, last = find_window(series[1], start, end)
 
     async def find(db: DatabaseManager) -> dict[str, list[tuple[datetime, datetime]]]:
-        exchanges = await _find_exchanges(db, series)
+        exchanges = await list_exchanges(db, series)
         if exchange is not None:
             exchanges = [exchange] if exchange in exchanges else []
         if not exchanges:
-            await _report_missing(db, series, exchange, as_json=as_json)
+            await report_missing(db, series, exchange, as_json=as_json)
         repository = OHLCVRepository(db)
         found = {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
         if Capability.RECORDS in db.capabilities:
@@ -119,7 +115,7 @@ def gaps(
             for name, before, after, count, known in holes
         ]
         titles = ["exchange", "last bar before", "first bar after", "bars missing", "asked"]
-        print_table(titles, rows, right=["bars missing", "asked"])
+        print_fitting(titles, rows, ["asked"], right=["bars missing", "asked"])
         missing = sum(count for *_, count, _ in holes)
         say(f"{format_count(len(holes), 'gap')}, {format_count(missing, 'bar')} missing (times in UTC)")
     else:
@@ -139,20 +135,25 @@ def latest(
     exchange: Exchange = None,
     as_json: Json = False,
 ) -> None:
-    """Show the newest candles of a symbol and timeframe, newest first."""
-    url, series = url_and_series(url, symbol, timeframe)
+    """Show the newest candles of a symbol and timeframe, newest first, and a line of their closes for each exchange."""
+    url, series = split_url_and_series(url, symbol, timeframe)
 
     async def find(db: DatabaseManager) -> list[OHLCVBar]:
-        known = exchange is None or exchange in await _find_exchanges(db, series)
+        known = exchange is None or exchange in await list_exchanges(db, series)
         bars = await OHLCVRepository(db).get_latest(*series, limit, exchange) if known else []
         if not bars:
-            await _report_missing(db, series, exchange, as_json=as_json)
+            await report_missing(db, series, exchange, as_json=as_json)
         return bars
 
     bars = read(url, BARS, find)
     if as_json:
         print_json(bars)
-        return
+    else:
+        show_bars(bars)
+
+
+def show_bars(bars: list[OHLCVBar]) -> None:
+    """Print bars, newest first, and below them the closes of each exchange as a line."""
     columns = ["open", "high", "low", "close", "volume"]
     rows = [
         (
@@ -163,101 +164,21 @@ def latest(
         )
         for bar in bars
     ]
-    print_table(["exchange", "time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
+    exchanges = dict.fromkeys(bar.exchange for bar in bars)
+    least = ["trades"] if len(exchanges) > 1 else ["trades", "exchange"]
+    print_fitting(["exchange", "time (UTC)", *columns, "trades"], rows, least, right=[*columns, "trades"], key=2)
+    for name in exchanges:
+        _draw_closes(name, [bar.close for bar in reversed(bars) if bar.exchange == name])
 
 
-def stats(
-    url: Url = None,
-    days: Annotated[int, typer.Option(min=1, help="Include trades realized in the last DAYS days.", metavar="DAYS")] = 30,
-    exchange: Exchange = None,
-    account: Account = None,
-    strategy: Annotated[str | None, Option(help="Only trades of this strategy.", metavar="NAME")] = None,
-    exit_reason: Annotated[str | None, Option(help="Only trades closed for this reason.", metavar="NAME")] = None,
-    tag: Annotated[str | None, Option(help="Only trades with this tag.", metavar="NAME")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show statistics of recently realized trades, e.g. win rate and PnL, before and after fees.
-
-    The PnL before fees is the sum of the stored realized_pnl.
-    """
-    filters = TradeFilters(account=account, strategy=strategy, exit_reason=exit_reason, tag=tag)
-    figures = read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange, **filters))
-    if as_json:
-        print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
-    else:
-        say(f"trades of {'all exchanges' if exchange is None else exchange}, realized in the last {format_count(days, 'day')}")
-        statistics_table(figures)
-
-
-def positions(url: Url = None, exchange: Exchange = None, account: Account = None, as_json: Json = False) -> None:
-    """Show the open positions by exchange, symbol and time; with their accounts if one of them has an account."""
-    found = read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange, account=account))
-    if as_json:
-        print_json(found)
-    elif found:
-        figures = ["quantity", "entry_price", "margin", "leverage", "unrealized_pnl"]
-        titles = [name.replace("_", " ") for name in figures]
-        owners = ["account"] if any(item.account for item in found) else []
-        rows = [
-            (
-                str(item.id),
-                item.exchange,
-                *(item.account for _ in owners),
-                item.symbol,
-                item.side,
-                format_moment(item.entry_time.replace(microsecond=0)),
-                *(format_number(getattr(item, name)) for name in figures),
-            )
-            for item in found
-        ]
-        print_table(["id", "exchange", *owners, "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
-    else:
-        of = "" if account is None else f" of the account {show(account)}"
-        say("no open positions" + ("" if exchange is None else f" on {exchange}") + of)
-
-
-def events(
-    url: Url = None,
-    severity: Annotated[
-        str | None, Option(help=f"Only events of this severity: {', '.join(SEVERITIES)}.", autocompletion=one_of(SEVERITIES))
-    ] = None,
-    limit: Limit = 20,
-    account: Account = None,
-    as_json: Json = False,
-) -> None:
-    """Show the newest system events, newest first."""
-    chosen = checks.optional_choice(severity, "severity", SEVERITIES)
-    found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit, account=account))
-    if as_json:
-        print_json(found)
-    elif found:
-        owners = ["account"] if any(item.account for item in found) else []
-        names = "severity", "event_type", *owners, "symbol", "message"
-        rows = [(format_clock_time(item.created_at), *(getattr(item, name) or "" for name in names)) for item in found]
-        print_table(["time (UTC)", "severity", "event", *owners, "symbol", "message"], rows)
-    else:
-        of = ("" if severity is None else f" of severity {severity}") + (
-            "" if account is None else f" of the account {show(account)}"
-        )
-        say(f"no events{of} are stored")
-
-
-def statistics_table(figures: TradeStatistics) -> None:
-    """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
-    counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
-    money = {
-        "pnl before fees": "net_pnl",
-        "fees": "total_fees",
-        "pnl after fees": "net_pnl_after_fees",
-        **{name: name for name in ("gross_profit", "gross_loss", "avg_win", "avg_loss", "largest_win", "largest_loss")},
-    }
-    rows = [
-        *counts,
-        ("win_rate", f"{format_number(figures.win_rate, 2)} %"),
-        *((title, format_number(getattr(figures, name), _PLACES)) for title, name in money.items()),
-        ("profit_factor", format_number(figures.profit_factor, _PLACES) or "none (no losses)"),
-    ]
-    print_table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
+def _draw_closes(exchange: str, closes: list[Decimal]) -> None:
+    """Print a line of closes, oldest first; a longer line than the terminal shows the newest."""
+    closes = closes[-min(_MOST_DRAWN, console().width) :]
+    if len(closes) > 1:
+        say()
+        print_title(f"close on {exchange}, the newest {len(closes):,} bars")
+        say(draw_levels(closes, utf8=is_utf8()))
+        say_fitting(f"{format_number(closes[0])} to {format_number(closes[-1])}")
 
 
 def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
@@ -279,12 +200,13 @@ def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Aw
     return run(url, find)
 
 
-async def _find_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:
+async def list_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:
+    """Return the exchanges that have bars of a symbol and timeframe."""
     async with db.get_session() as session:
         return await find_exchanges(get_stores(session), RowFilter(BARS, dict(zip(SERIES[1:], series, strict=True))))
 
 
-async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange: str | None, *, as_json: bool) -> NoReturn:
+async def report_missing(db: DatabaseManager, series: tuple[str, str], exchange: str | None, *, as_json: bool) -> NoReturn:
     """Raise NotFoundError for a series; the message names its stored exchanges or timeframes, or similar symbols."""
     symbol, timeframe = series
     stored = await OHLCVRepository(db).list_series()
@@ -303,7 +225,7 @@ async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange
     raise NotFoundError(f"no bars of {place}{symbol} {timeframe} are stored; {hint}")
 
 
-def time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+def parse_time_window(start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
     """Return the times given in the options --start and --end, naive if the text has no offset.
 
     Raises:
@@ -312,13 +234,13 @@ def time_window(start: str | None, end: str | None) -> tuple[datetime | None, da
     return checks.optional(_parse_time, start, "--start"), checks.optional(_parse_time, end, "--end")
 
 
-def _find_window(timeframe: str, start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+def find_window(timeframe: str, start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
     """Return the first and the last time in a window at which a bar can begin, so that no bar outside it counts as missing.
 
     Raises:
         InvalidValueError: the window is empty, or no bar begins in it.
     """
-    window = make_filter(BARS, *time_window(start, end))
+    window = make_filter(BARS, *parse_time_window(start, end))
     timeframe = check_timeframe(timeframe)
     first = window.start and align(window.start, timeframe, up=True)
     last = window.end and align(window.end, timeframe, up=False)

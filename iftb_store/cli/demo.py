@@ -15,9 +15,9 @@ import typer
 from rich.text import Text
 
 from iftb_store._io.background import run_blocking
-from iftb_store.cli.data import statistics_table
 from iftb_store.cli.files import summary
 from iftb_store.cli.output import console, say
+from iftb_store.cli.records import make_statistics_table
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints
@@ -102,7 +102,7 @@ async def _run(folder: Path) -> None:
         await _trade(db, held[0], held[-1])
 
         _step(7, "Statistics of the last 30 days")
-        statistics_table(await TradeRepository(db).get_statistics(days=30))
+        make_statistics_table(await TradeRepository(db).get_statistics(days=30))
 
 
 async def _trade(db: DatabaseManager, opened: OHLCVBar, closed: OHLCVBar) -> None:

@@ -10,11 +10,11 @@ import typer
 
 from iftb_store.batches.bars import BarColumns
 from iftb_store.cli.completion import one_of, timeframes
-from iftb_store.cli.data import Argument, Json, Option, Url, time_window
+from iftb_store.cli.data import Argument, Json, Option, Url, parse_time_window
 from iftb_store.cli.output import print_error, print_json, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
-from iftb_store.cli.target import explain_stop, run, supports_migrations, url_and_rest
+from iftb_store.cli.target import explain_stop, run, split_url_and_rest, supports_migrations
 from iftb_store.cli.transfer import Accounts, End, Exchanges, Quiet, Start, Symbols
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
@@ -37,7 +37,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS
 from iftb_store.transfer.progress import report_steps
-from iftb_store.url import bound_memory
+from iftb_store.url import limit_memory
 from iftb_store.values import checks
 from iftb_store.values.choices import Conflict, ReadDecimals
 from iftb_store.values.display import show
@@ -84,7 +84,7 @@ def export(
     """
     if not output:
         raise InvalidValueError("no FILE is given; give one, e.g. -o bars.parquet, or -o - for stdout")
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     chosen: dict[str, Any] = {"exchanges": exchange or (), "symbols": symbol or (), "timeframes": timeframe or ()}
     chosen |= {"accounts": account or (), "start": first, "end": last}
     # checked before the database is opened
@@ -101,7 +101,7 @@ def export(
     # a bar on the terminal would be drawn into the rows
     progress = Progress(quiet=quiet or output == "-")
     with explain_stop(lambda: f"stopped; {left}; run the export again to start over"), progress:
-        done = run(bound_memory(resolve_url(url)), export_it)
+        done = run(limit_memory(resolve_url(url)), export_it)
     if as_json and output != "-":
         print_json(done)
     elif done.rows and not quiet:
@@ -176,14 +176,14 @@ def import_(
     some bars are not compared, and the command prints their number. Rows of an export keep their ids. Bars that a file of candles
     covers and lacks are known as not existing, see coverage.
     """
-    url, patterns = url_and_rest(url, *(files or []))
+    url, patterns = split_url_and_rest(url, *(files or []))
     if not patterns:
         raise InvalidValueError("no FILE is given; give files after the URL, e.g. bars.parquet or BTCUSDT-1m-2024-02.zip")
     names = _parse_columns(map or [])
     header = check_header(columns.split(",")) if columns is not None else ()
     checks.optional_choice(decimals, "--decimals", ("from-float",))
-    window = None if covers is None else check_covers(time_window(*covers))
-    read: Any = {"zone": find_zone(tz), "fold": fold, "from_float": decimals is not None}
+    window = None if covers is None else check_covers(parse_time_window(*covers))
+    read: Any = {"zone": find_zone(tz, "--tz"), "fold": fold, "from_float": decimals is not None}
     hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header, covers=window)
     progress = Progress(quiet=quiet)
 
@@ -199,7 +199,7 @@ def import_(
     count = format_count(len(importing.paths), "file")
     with explain_stop(lambda: _describe_stop(importing, count)), progress:
         done = run(
-            bound_memory(resolve_url(url)), lambda db: _import_all(db, importing, progress), create=not supports_migrations(url)
+            limit_memory(resolve_url(url)), lambda db: _import_all(db, importing, progress), create=not supports_migrations(url)
         )
     if as_json:
         print_json(done)
@@ -257,10 +257,10 @@ def _describe_stop(importing: FileImport, count: str) -> str:
 def _parse_columns(maps: list[str]) -> dict[str, str]:
     columns = {}
     for word in (word for given in maps for word in given.split(",")):
-        ours, sign, theirs = word.partition("=")
-        if not ours or not sign or not theirs:
+        name, sign, header = word.partition("=")
+        if not name or not sign or not header:
             raise InvalidValueError(
                 f"--map {show(word)} is not COLUMN=NAME, e.g. open=First; the columns are {', '.join(BarColumns._fields)}"
             )
-        columns[ours] = theirs
+        columns[name] = header
     return columns

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from iftb_store.cli.completion import timeframes, timeframes_without_url
-from iftb_store.cli.data import Argument, Json, Option, time_window
+from iftb_store.cli.data import Argument, Json, Option, parse_time_window
 from iftb_store.cli.output import print_error, print_json, say
 from iftb_store.cli.progress import Progress
-from iftb_store.cli.target import URL_HELP, explain_stop, run, url_and_rest, url_and_series
+from iftb_store.cli.target import URL_HELP, explain_stop, run, split_url_and_rest, split_url_and_series
 from iftb_store.cli.transfer import Quiet
 from iftb_store.errors import InvalidValueError, MissingDriverError, StoreError
 from iftb_store.exchange.fill import FillReport
@@ -77,15 +77,15 @@ def fill(
     (m minutes, h hours, d days, w weeks).
     """
     if everything:
-        url, rest = url_and_rest(url, symbol, timeframe)
+        url, rest = split_url_and_rest(url, symbol, timeframe)
         if rest or stored_as is not None:
             raise InvalidValueError("--all fills every stored series; leave out SYMBOL, TIMEFRAME and --as")
         series = None
     else:
-        url, series = url_and_series(url, symbol, timeframe)
+        url, series = split_url_and_series(url, symbol, timeframe)
         if start is None:
             raise InvalidValueError("--start is required, e.g. --start 2024-01-01 or --start -7d; --all needs none")
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     progress = Progress(quiet=quiet, unit="candles")
 
     async def work(db: DatabaseManager) -> list[tuple[_Order, FillReport | str]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from iftb_store.cli.data import Json, Url, time_window
+from iftb_store.cli.data import Json, Url, parse_time_window
 from iftb_store.cli.output import print_json, print_table, say
 from iftb_store.cli.target import explain_stop, format_target, run
 from iftb_store.config import resolve_url
@@ -37,7 +37,7 @@ def partitions(
     partitions URL --ahead 3`. Bars in the default partition move into the partition of their month or year.
     """
     address = resolve_url(url)
-    first, _ = time_window(start, None)
+    first, _ = parse_time_window(start, None)
     made: tuple[str, ...] = ()
 
     async def work(db: DatabaseManager) -> Partitioning:

@@ -24,8 +24,8 @@ from iftb_store.analytics.shown import (
     list_group_cells,
 )
 from iftb_store.cli.completion import one_of
-from iftb_store.cli.data import Exchange, Json, Option, Url, read, time_window
-from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say
+from iftb_store.cli.data import Exchange, Json, Option, Url, parse_time_window, read
+from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
 from iftb_store.cli.sparklines import draw_depths, draw_levels, sample_equity
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
@@ -37,7 +37,9 @@ from iftb_store.values.decimals import NUMBER
 from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 
-Start = Annotated[str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: first entry).")]
+Start = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start of the time window, inclusive (default: the first entry into a trade).")
+]
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive (default: last closing).")]
 Balance = Annotated[
     str | None,
@@ -80,7 +82,7 @@ def performance(
         print_json(asdict(report) | {"equity": [point._asdict() for point in report.equity]})
         return
     for line in describe_scope(report):
-        say(line)
+        say_fitting(line)
     if report.unaccounted_trades:
         say(f"left out, because realized_pnl is not set: {report.unaccounted_trades:,}")
     for title, figures in SHOWN.items():
@@ -108,7 +110,7 @@ def read_performance(
     end: str | None,
 ) -> PerformanceReport:
     """Return the report of the trades that the options select."""
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     given = parse_performance_options(side, balance, fees, tz)
 
     async def work(db: DatabaseManager) -> PerformanceReport:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iftb_store.cli.completion import timeframes
-from iftb_store.cli.data import Exchange, Json, Option, Url, time_window
+from iftb_store.cli.data import Exchange, Json, Option, Url, parse_time_window
 from iftb_store.cli.output import print_json, say
 from iftb_store.cli.performance import Balance, End, FeeMode, OneSide, Start, Zone, parse_performance_options
 from iftb_store.cli.target import run
@@ -43,7 +43,7 @@ def report(
 
     The page makes no request, works offline, and can be sent to others. TIME is as in gaps, e.g. 2024-02-29 or -30d.
     """
-    first, last = time_window(start, end)
+    first, last = parse_time_window(start, end)
     given = parse_performance_options(side, balance, fees, tz)
     chosen = checks.optional(check_timeframe, timeframe, "timeframe")
 

@@ -45,7 +45,7 @@ def migrate(
     that has bars already is partitioned while others read and write it; if this is stopped, the next run continues.
     """
     address = resolve_url(url)
-    method = None if partition_by is None else check_method(partition_by)
+    method = None if partition_by is None else check_method(partition_by, "--partition-by")
     with explain_stop(lambda: _STOPPED):
         run(address, DatabaseManager.migrate, create=supports_migrations(address))
     say(f"{format_target(address)}: the schema is at revision {HEAD}")

@@ -38,7 +38,7 @@ def is_url(word: str) -> bool:
     return "://" in word or word.startswith(ENVIRONMENT)
 
 
-def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
+def split_url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     """Split a command's arguments into (leading URL or None, all other arguments).
 
     The URL may be left out, so the parser's first argument may be a file or a symbol. A URL contains :// or starts with
@@ -50,13 +50,13 @@ def url_and_rest(*words: str | None) -> tuple[str | None, list[str]]:
     return None, given
 
 
-def url_and_series(*words: str | None) -> tuple[str | None, tuple[str, Timeframe]]:
+def split_url_and_series(*words: str | None) -> tuple[str | None, tuple[str, Timeframe]]:
     """Split a command's arguments into (URL or None, (symbol, timeframe)).
 
     Raises:
         InvalidValueError: the number of arguments is wrong, or the timeframe is unknown.
     """
-    url, rest = url_and_rest(*words)
+    url, rest = split_url_and_rest(*words)
     if len(rest) != 2:
         near = suggest_url(rest[0]) if len(rest) == 3 else ""
         raise InvalidValueError(
@@ -103,7 +103,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
     done: list[T] = []
 
     async def connect_and_work() -> None:
-        with _cancelled_by_sigterm():
+        with _cancel_on_sigterm():
             async with manager as db:
                 done.append(await work(db))
 
@@ -116,7 +116,7 @@ def run(url: str | URL | None, work: Callable[[DatabaseManager], Awaitable[T]], 
 
 
 @contextmanager
-def _cancelled_by_sigterm() -> Iterator[None]:
+def _cancel_on_sigterm() -> Iterator[None]:
     loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
 
     def cancel() -> None:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from iftb_store.cli.completion import one_of, timeframes
-from iftb_store.cli.data import Json, time_window
+from iftb_store.cli.data import Json, parse_time_window
 from iftb_store.cli.output import console, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
@@ -22,7 +22,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.transfer import functions
 from iftb_store.transfer.reports import CopyReport, VerifyReport
-from iftb_store.url import bound_memory
+from iftb_store.url import limit_memory
 from iftb_store.values.display import replace_unprintable
 from iftb_store.values.readable import format_count
 from iftb_store.values.timeframes import TIMEFRAMES
@@ -106,10 +106,10 @@ def copy(
     chosen = _Choice(tables, exchanges, symbols, timeframes, accounts, start, end, since)
     progress = Progress(quiet=quiet)
 
-    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> CopyReport:
+    async def work(first: DatabaseManager, second: DatabaseManager) -> CopyReport:
         return await functions.copy(
-            ours,
-            theirs,
+            first,
+            second,
             **chosen.arguments,
             on_conflict=on_conflict,
             delete=delete,
@@ -120,9 +120,9 @@ def copy(
         )
 
     def describe_stop() -> str:
-        moved = f"{format_count(progress.done.get('copy', 0), 'row')} {'copied or deleted' if delete else 'copied'}"
+        copied = f"{format_count(progress.done.get('copy', 0), 'row')} {'copied or deleted' if delete else 'copied'}"
         return (
-            f"stopped with {moved}, which stay, and perhaps one more batch, whose COMMIT was in progress; "
+            f"stopped with {copied}, which stay, and perhaps one more batch, whose COMMIT was in progress; "
             "run the same command again to resume"
         )
 
@@ -166,8 +166,8 @@ def verify(
     """
     chosen = _Choice(tables, exchanges, symbols, timeframes, accounts, start, end, since)
 
-    async def work(ours: DatabaseManager, theirs: DatabaseManager) -> VerifyReport:
-        return await functions.verify(ours, theirs, **chosen.arguments, progress=progress)
+    async def work(first: DatabaseManager, second: DatabaseManager) -> VerifyReport:
+        return await functions.verify(first, second, **chosen.arguments, progress=progress)
 
     with Progress(quiet=quiet) as progress:
         found = _run_both(source, destination, work, chosen.scope)
@@ -206,14 +206,14 @@ class _Choice:
         end: str | None,
         since: str | None,
     ) -> None:
-        first, last = time_window(start, end)
+        first, last = parse_time_window(start, end)
         self.arguments: dict[str, Any] = {
             "tables": tables or (),
             "exchanges": exchanges or (),
             "symbols": symbols or (),
             "timeframes": timeframes or (),
             "accounts": accounts or (),
-            "start": find_start(first, since),
+            "start": find_start(first, since, "--since"),
             "end": last,
         }
         self.scope = TableScope(**self.arguments)
@@ -223,12 +223,12 @@ def _show_copied(done: CopyReport, delete: bool) -> None:
     counts = {name: name for name in ("inserted", "updated", "unchanged", "deleted")}
     columns = {"rows": "source.rows", **counts, "only in DST": "kept", "checksum": "source.checksum"}
     show_parts(done.parts, columns, lambda item: ("all of SRC" if item.kept else "yes") if item.equal else "not yet")
-    moved = format_count(sum(item.inserted + item.updated for item in done.parts), "row")
+    copied = format_count(sum(item.inserted + item.updated for item in done.parts), "row")
     unread = sum(item.unread for item in done.parts)
     if unread:
         say(f"{format_count(unread, 'row')} of DST were not read: the stored checksums of their days equal those of SRC")
     verified = "the rows that were read are verified" if unread else "the copy is verified"
-    say(f"{moved} to be copied; nothing was written" if done.dry_run else f"{moved} copied, and {verified}")
+    say(f"{copied} to be copied; nothing was written" if done.dry_run else f"{copied} copied, and {verified}")
     kept = sum(item.kept for item in done.parts)
     if kept:
         why = "they were written during the copy, and stay" if delete else "they stay; use --delete to delete them"
@@ -292,14 +292,14 @@ def _run_both(
     from iftb_store.transfer.older import open_older
     from iftb_store.transfer.plan import require_schema
 
-    ours, theirs = resolve_url(source), resolve_url(destination)
+    source_url, destination_url = resolve_url(source), resolve_url(destination)
     # Arrow's default pool keeps memory that was freed
     pa.set_memory_pool(pa.system_memory_pool())
-    other = DatabaseManager(bound_memory(theirs))
+    other = DatabaseManager(limit_memory(destination_url))
 
     async def both(first: DatabaseManager) -> T:
         if not create:
-            require_file(theirs)
+            require_file(destination_url)
         # check SRC before anything is created in DST
         readable = await open_older(first)
         limited, _ = limit_scope(scope, source=readable, destination=other)
@@ -307,4 +307,4 @@ def _run_both(
         async with other as second:
             return await work(first, second)
 
-    return run(bound_memory(ours), both)
+    return run(limit_memory(source_url), both)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iftb_store.columnar.bar_store import ColumnarBars
 from iftb_store.columnar.bars import has_distinct_keys, to_table
 from iftb_store.columnar.bounds import WHOLE, Bounds, key_bounds
-from iftb_store.columnar.driver import INTERRUPT_EVERY, Cursor, run_in_thread, slice_rows, to_python_rows
+from iftb_store.columnar.driver import Cursor, run_in_thread, slice_rows, to_python_rows
 from iftb_store.columnar.errors import describe_failure, read_first_line
 from iftb_store.columnar.locks import write_lock
 from iftb_store.columnar.many_series import SeriesDialect, many_buckets_sql, many_gaps_sql, series_sql, to_gaps
@@ -14,18 +14,18 @@ from iftb_store.columnar.query import Query, tuple_sql
 from iftb_store.columnar.reading import read_newest, select_recent
 from iftb_store.columnar.resampling import read_many_buckets
 from iftb_store.columnar.rows import read_rows
-from iftb_store.columnar.session_pool import SessionPool
+from iftb_store.columnar.session_pool import PooledSession, SessionPool, lost_writes_error
 from iftb_store.columnar.spills import SpillFolder
 from iftb_store.columnar.statements import SQLALCHEMY_DIALECT, Compiled, compile_statement, fetch_result, parse_statement
 
 __all__ = [
-    "INTERRUPT_EVERY",
     "SQLALCHEMY_DIALECT",
     "WHOLE",
     "Bounds",
     "ColumnarBars",
     "Compiled",
     "Cursor",
+    "PooledSession",
     "Query",
     "SeriesDialect",
     "SessionPool",
@@ -36,6 +36,7 @@ __all__ = [
     "fetch_result",
     "has_distinct_keys",
     "key_bounds",
+    "lost_writes_error",
     "many_buckets_sql",
     "many_gaps_sql",
     "parse_statement",

@@ -22,7 +22,7 @@ from iftb_store.columnar.many_series import DUCKDB, many_buckets_sql, many_gaps_
 from iftb_store.columnar.query import Query
 from iftb_store.columnar.reading import read_newest, read_oldest
 from iftb_store.columnar.resampling import read_buckets, read_many_buckets, read_resampled
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.models import OHLCVBar, Series
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.schema.types import from_epoch_us
@@ -58,7 +58,7 @@ class ColumnarBars(ABC):
     async def list_series(self) -> list[Series]:
         """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
         rows = await self.run(RowFilter(BARS), lambda cursor: cursor.fetch(series_sql(DUCKDB, BARS.name)), KEY)
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             return [
                 Series(exchange, symbol, timeframe, from_epoch_us(first), from_epoch_us(last), count, missing)
                 for exchange, symbol, timeframe, first, last, count, missing in rows
@@ -78,7 +78,7 @@ class ColumnarBars(ABC):
         query = Query(series)
         sql = gaps_sql(query, series.equal["timeframe"], before, after)
         rows = await self.run(series, lambda cursor: cursor.fetch(sql, query.values), KEY)
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             return [(from_epoch_us(earlier), from_epoch_us(later)) for earlier, later in rows]
 
     async def stream_gaps(self, window: RowFilter, edges: Mapping[str, Edges]) -> AsyncGenerator[pa.Table]:

@@ -134,7 +134,7 @@ class Cursor:
         return self._raw.extract_statements(sql)
 
     @contextmanager
-    def registered(self, rows: pa.Table | ds.Scanner) -> Iterator[str]:
+    def register(self, rows: pa.Table | ds.Scanner) -> Iterator[str]:
         """Make Arrow data readable by SQL for the duration of the block; yield the name to use in SQL."""
         name, table = f"iftb_store_batch_{next(_names)}", _Rows(rows) if isinstance(rows, pa.Table) else None
         self._raw.register(name, table or rows)
@@ -147,7 +147,7 @@ class Cursor:
                 table.clear()
 
     @contextmanager
-    def apart(self) -> Iterator[Cursor]:
+    def open_second(self) -> Iterator[Cursor]:
         """Open another connection to the database; an error on it does not end this connection's transaction."""
         other = Cursor(self._raw.cursor(), self._logger)
         try:
@@ -156,7 +156,7 @@ class Cursor:
             other.close()
 
     @contextmanager
-    def interrupting(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    def also_interrupt(self, other: duckdb.DuckDBPyConnection) -> Iterator[None]:
         """During the block, let `interrupt` also stop the statement of ``other``, a second connection that this thread uses."""
         self._others = (*self._others, other)
         try:

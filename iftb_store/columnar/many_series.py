@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from iftb_store.batches.arrow import GAPS
 from iftb_store.batches.resampling import Buckets
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.schema.table_spec import BARS, SERIES
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.values.timeframes import SECONDS
@@ -113,7 +113,7 @@ def to_gaps(found: pa.Table) -> pa.Table:
     Raises:
         StoreError: a time is outside the years 1 to 9999.
     """
-    with readable(BARS.name):
+    with explain_unreadable(BARS.name):
         for times in found.columns[-2:]:
             ends: Any = pc.min_max(times, skip_nulls=False)
             for moment in ends.as_py().values():

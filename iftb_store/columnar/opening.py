@@ -43,6 +43,7 @@ def connect_closed(
     try:
         _set_up(connection, (*_TIME_ZONE, *allowed, *(() if external_access else _CLOSED)))
     except BaseException:
+        # whatever fails, the database must not stay open
         connection.close()
         raise
     return connection

@@ -33,7 +33,7 @@ class Query:
         mark = f"${len(self.values)}"
         return f"make_timestamptz({mark}::BIGINT)" if isinstance(value, datetime) else mark
 
-    def beside(self, key: str, columns: str) -> str:
+    def join_columns(self, key: str, columns: str) -> str:
         """Return the SQL of a table with the key and ``columns`` of the selected rows: two scans, joined row by row.
 
         A single scan would be slow: if a scan has a condition on the key and also returns the key, DuckDB reads the texts of

@@ -44,7 +44,7 @@ def read_rows(cursor: Cursor, selection: RowFilter) -> pa.Table:
         if 2 * parts[0].num_rows > limit:
             return parts[0]
     left = limit - sum(part.num_rows for part in parts)
-    following = _count_series(cursor, selection)
+    following = _read_series_counts(cursor, selection)
     sums = list(accumulate(count for _, count in following))
     fitting = bisect_right(sums, left)
     if fitting:
@@ -68,7 +68,7 @@ def whole_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     return pa.concat_tables(parts) if parts else selection_schema(selection).empty_table()
 
 
-def _count_series(cursor: Cursor, selection: RowFilter) -> list[tuple[tuple[str, ...], int]]:
+def _read_series_counts(cursor: Cursor, selection: RowFilter) -> list[tuple[tuple[str, ...], int]]:
     """Return the names and row counts of the next series, at most `_SERIES`, after the one that contains ``selection.after``.
 
     Without ``selection.after``, begin with the first series.
@@ -127,7 +127,7 @@ def _fitting_part(cursor: Cursor, selection: RowFilter) -> pa.Table:
     query ends its transaction, so the first query runs in a transaction of another connection. Rows that change between the two
     transactions can be larger than the first query computed.
     """
-    with cursor.apart() as asked:
+    with cursor.open_second() as asked:
         while True:
             last = _last(cursor, selection)
             if last is None:
@@ -169,7 +169,7 @@ def _fitting(selection: RowFilter, until: Any) -> tuple[str, list[Any]]:
     query.conditions.append(f"{key} <= {query.bound(until)}")
     octets = " + ".join(f"coalesce(strlen({name}::VARCHAR), 0)" for name in selection.texts)
     added = f"SELECT {key}, sum(octets) OVER (ORDER BY {key} ROWS UNBOUNDED PRECEDING) AS octets FROM "
-    added += query.beside(key, f"{octets} AS octets")
+    added += query.join_columns(key, f"{octets} AS octets")
     return f"SELECT max({key}) FROM ({added}) WHERE octets <= {query.bound(selection.size)}", query.values
 
 
@@ -209,7 +209,7 @@ def _fetch(cursor: Cursor, selection: RowFilter, query: Query, *, beside: bool =
         sql = query.sql(", ".join(shown.values()), ", ".join(selection.order))
     else:
         (key,) = selection.order
-        both = query.beside(key, ", ".join(sql for name, sql in shown.items() if name != key))
+        both = query.join_columns(key, ", ".join(sql for name, sql in shown.items() if name != key))
         sql = f"SELECT {', '.join(shown)} FROM {both} ORDER BY {key}"
     table, _ = cursor.table(sql, query.values)
     return complete_rows(selection, dict(zip(selection.columns, table.columns, strict=True)), table.num_rows)

@@ -90,7 +90,7 @@ def parse_statement(cursor: Cursor, sql: str) -> tuple[duckdb.Statement, bool]:
     kind = _kind(statement)
     if kind == duckdb.StatementType.TRANSACTION:
         raise Unsupported("the session begins and ends transactions itself; use session.commit() and session.rollback()")
-    return statement, kind in _READS or (kind == duckdb.StatementType.PRAGMA and _second_word(sql) in _READING_PRAGMAS)
+    return statement, kind in _READS or (kind == duckdb.StatementType.PRAGMA and _read_second_word(sql) in _READING_PRAGMAS)
 
 
 def fetch_result(cursor: Cursor, statement: duckdb.Statement, wanted: Compiled) -> Result[Any]:
@@ -120,7 +120,7 @@ def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
         return None
 
 
-def _second_word(sql: str) -> str:
+def _read_second_word(sql: str) -> str:
     at, word = 0, None
     for _ in range(2):
         while skipped := _SKIPPED.match(sql, at):

@@ -17,7 +17,7 @@ from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import revision_findings, schema_findings
 from iftb_store.doctor.sql import find_engine
 from iftb_store.doctor.stores import examine_stores
-from iftb_store.doctor.values import BARS, readable_sql, value_checks
+from iftb_store.doctor.values import BARS, list_value_checks, readable_sql
 from iftb_store.errors import Unsupported
 from iftb_store.protocols import Capability
 from iftb_store.schema.scope import TABLES
@@ -93,7 +93,7 @@ def examine_rows(conn: Connection) -> list[Finding]:
     # conditions that exclude rows with an invalid value: such a row is reported once for the value, not again by other checks
     sound: dict[str, str] = {}
     for table in (Base.metadata.tables[name] for name in TABLES):
-        wrong = run_checks(conn, engine, table, list(value_checks(engine, table)))
+        wrong = run_checks(conn, engine, table, list(list_value_checks(engine, table)))
         sound[table.name] = readable_sql(engine, table, table.columns) if wrong else ""
         findings += wrong
     sound_keys = readable_sql(engine, BARS, [BARS.columns[name] for name in KEY]) if sound[BARS.name] else ""

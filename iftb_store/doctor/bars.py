@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, text
 
-from iftb_store.doctor.checks import HERE, Check, Finding, SeriesRows, make_finding, not_first
+from iftb_store.doctor.checks import HERE, Check, Finding, SeriesRows, make_finding, select_repeated
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS
 from iftb_store.schema.table_spec import SERIES
@@ -112,11 +112,11 @@ def _neighbours(conn: Connection, engine: Engine, sound: str) -> Iterator[Findin
     told, more = _by_series(conn, engine, aggregates, pairs, urgent=1)
     for series, (duplicates, holes, missing) in told:
         if duplicates:
-            repeated = not_first(engine, BARS, "timestamp", HERE)
+            repeated = select_repeated(engine, BARS, "timestamp", HERE)
             check = Check("duplicate bars", "error", BARS, "", repeated, DUPLICATES, _DELETE)
             yield make_finding(conn, engine, check, duplicates, only=sound, series=series)
         if holes:
-            yield holes_finding(series, holes, missing)
+            yield make_holes_finding(series, holes, missing)
     yield from _more_series(more, "there are duplicates or gaps")
 
 
@@ -129,7 +129,7 @@ class NamedSeries(Protocol):
     shown: str
 
 
-def holes_finding(series: NamedSeries, holes: int, missing: int) -> Finding:
+def make_holes_finding(series: NamedSeries, holes: int, missing: int) -> Finding:
     """Return the finding that reports the gaps of a series: the times at which bars are missing."""
     symbol, timeframe, exchange = map(shlex.quote, (series.symbol, series.timeframe, series.exchange))
     command = f"iftb-store gaps URL {symbol} {timeframe} --exchange {exchange}"

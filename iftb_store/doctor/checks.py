@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from sqlalchemy import Connection, Table, text
 
-from iftb_store.doctor.sql import Engine, text_of, time_of
+from iftb_store.doctor.sql import Engine, format_text, time_of
 from iftb_store.schema.table_spec import SERIES
 
 FindingSeverity = Literal["error", "warning", "note"]
@@ -82,7 +82,7 @@ class SeriesRows:
 
     def __init__(self, engine: Engine, key: Sequence[str | bytes]) -> None:
         self.values: dict[str, object] = dict(zip(SERIES, key, strict=True))
-        self.exchange, self.symbol, self.timeframe = map(text_of, key)
+        self.exchange, self.symbol, self.timeframe = map(format_text, key)
         self.shown = f"{self.exchange} {self.symbol} {self.timeframe}"
         #: The condition that selects the series: with bound parameters (`values`), and with literals, to be printed.
         self.condition = " AND ".join(
@@ -113,10 +113,10 @@ def make_finding(
         series: the series to which the check is limited; None for all.
     """
     name, values = check.table.name, series.values if series else {}
-    where, literal = conjunction(check.condition, only), check.condition
+    where, literal = join_conditions(check.condition, only), check.condition
     if series is not None:
-        where = conjunction(series.condition, where.replace(HERE, series.condition))
-        literal = conjunction(series.literal, literal.replace(HERE, series.literal))
+        where = join_conditions(series.condition, where.replace(HERE, series.condition))
+        literal = join_conditions(series.literal, literal.replace(HERE, series.literal))
     statements: tuple[str, ...] = ()
     if check.fix is not None:
         # the printed statement must not contain the condition in ``only``, which is too long to understand
@@ -127,8 +127,8 @@ def make_finding(
         check.kind,
         check.severity,
         name,
-        conjunction(series.shown if series else "", check.where, by=" "),
-        first_rows(conn, engine, check.table, where, values, is_series=series is not None),
+        join_conditions(series.shown if series else "", check.where, by=" "),
+        read_first_rows(conn, engine, check.table, where, values, is_series=series is not None),
         count,
         f"{check.remedy}; first fix the values that cannot be read, and run the doctor again" if waits else check.remedy,
         statements,
@@ -150,7 +150,7 @@ def _name_rows(conn: Connection, table: str, condition: str, values: Mapping[str
     return named if with_others == len(ids) else ""
 
 
-def first_rows(
+def read_first_rows(
     conn: Connection, engine: Engine, table: Table, condition: str, values: Mapping[str, object], *, is_series: bool
 ) -> tuple[str, ...]:
     """Return the first few rows as text: for bars the time, and the series unless it is known; for other rows the id."""
@@ -160,15 +160,15 @@ def first_rows(
     names = () if is_series else SERIES
     columns = ", ".join([*map(engine.shown_text.format, names), engine.shown_time.format("timestamp")])
     sql = f"SELECT {columns} FROM ohlcv WHERE {condition} ORDER BY {', '.join([*names, 'timestamp'])} LIMIT {SHOWN_ROWS}"
-    return tuple(" ".join([*map(text_of, series), time_of(moment)]) for *series, moment in conn.execute(text(sql), values))
+    return tuple(" ".join([*map(format_text, series), time_of(moment)]) for *series, moment in conn.execute(text(sql), values))
 
 
-def conjunction(*conditions: str, by: str = " AND ") -> str:
+def join_conditions(*conditions: str, by: str = " AND ") -> str:
     """Join conditions that must all hold; empty conditions are skipped."""
     return by.join(filter(None, conditions))
 
 
-def not_first(engine: Engine, table: Table, key: str, which: str) -> str:
+def select_repeated(engine: Engine, table: Table, key: str, which: str) -> str:
     """Return the SQL condition for duplicates: of the rows with the same key, all except the row with the smallest id.
 
     Only rows that meet the SQL condition ``which`` are compared and selected.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, Table, text
 
-from iftb_store.doctor.checks import SHOWN_ROWS, Check, Finding, conjunction, make_finding, not_first
+from iftb_store.doctor.checks import SHOWN_ROWS, Check, Finding, join_conditions, make_finding, select_repeated
 from iftb_store.doctor.sql import Engine
 from iftb_store.doctor.values import BARS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES
 from iftb_store.schema.scope import TABLES
@@ -22,7 +22,7 @@ _BEHIND = "new rows would get ids that are in use, and be refused or become dupl
 def _same(engine: Engine, table: str, other: str, *columns: str) -> str:
     """Return the SQL condition that text columns have the same values in two tables."""
     compared = engine.compared.format
-    return conjunction(*(f"{compared(f'{table}.{name}')} = {compared(f'{other}.{name}')}" for name in columns))
+    return join_conditions(*(f"{compared(f'{table}.{name}')} = {compared(f'{other}.{name}')}" for name in columns))
 
 
 def _checks(engine: Engine) -> tuple[Check, ...]:
@@ -58,7 +58,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
                 "warning",
                 table,
                 "quantity",
-                conjunction(which, f"quantity <= {engine.zero}"),
+                join_conditions(which, f"quantity <= {engine.zero}"),
                 f"the quantity is positive even if side is short; {remedy}",
             )
             for table, which, remedy in (
@@ -157,14 +157,14 @@ def _unique_checks(engine: Engine) -> Iterator[tuple[str, str, Check]]:
     for spec in (spec for spec in TABLES.values() if spec.unique):
         table, key = Base.metadata.tables[spec.name], ", ".join(spec.unique)
         if spec.unique_among:
-            which = conjunction(*(f"{name} = '{value}'" for name, value in spec.unique_among))
+            which = join_conditions(*(f"{name} = '{value}'" for name, value in spec.unique_among))
             kind, remedy, fix = "two open positions", keep.format("stays open"), "UPDATE positions SET status = 'closed'"
         else:
-            which = conjunction(*(f"{name} IS NOT NULL" for name in spec.unique))
+            which = join_conditions(*(f"{name} IS NOT NULL" for name in spec.unique))
             kind, remedy, fix = f"duplicate {spec.name}", keep.format("is kept"), f"DELETE FROM {spec.name}"
-        yield key, which, Check(kind, "error", table, key, not_first(engine, table, key, which), remedy, fix)
+        yield key, which, Check(kind, "error", table, key, select_repeated(engine, table, key, which), remedy, fix)
     for table in (Base.metadata.tables[name] for name in TABLES):
-        repeated = not_first(engine, table, "id", "id IS NOT NULL")
+        repeated = select_repeated(engine, table, "id", "id IS NOT NULL")
         remedy = "one row keeps each id, the others get new ids"
         fix = f"UPDATE {table.name} SET id = {engine.new_id.format(table.name)}"
         before = (engine.set_sequence.format(table.name),) if engine.set_sequence else ()
@@ -185,7 +185,7 @@ def record_findings(conn: Connection, engine: Engine, sound: dict[str, str]) -> 
         if count:
             yield make_finding(conn, engine, check, int(count))
     for check in _checks(engine):
-        condition = conjunction(check.condition, sound[check.table.name])
+        condition = join_conditions(check.condition, sound[check.table.name])
         count = conn.execute(text(f"SELECT COUNT(*) FROM {check.table.name} WHERE {condition}")).scalar_one()
         if count:
             yield make_finding(conn, engine, check, count, only=sound[check.table.name])

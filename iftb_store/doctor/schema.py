@@ -32,11 +32,11 @@ _AFTER = "fix the problems in the rows first, or this fix fails"
 
 def schema_findings(conn: Connection) -> tuple[list[Finding], bool]:
     """Return the problems of the schema, and whether the schema is complete enough to examine the rows."""
-    from iftb_store_migrations import current, present_tables, state_of
+    from iftb_store_migrations import current, find_state, list_present_tables
 
     engine = find_engine(conn)
     try:
-        state = state_of(current(conn), bool(present_tables(conn)))
+        state = find_state(current(conn), bool(list_present_tables(conn)))
     except SchemaError as error:
         return [_revision("error", str(error))], False
     found, usable = revision_findings(state)
@@ -73,9 +73,9 @@ def _revision(severity: FindingSeverity, remedy: str) -> Finding:
 
 
 def _differences(conn: Connection, engine: Engine, found: list[Finding]) -> Iterator[Difference]:
-    from iftb_store_migrations import differences_seen
+    from iftb_store_migrations import list_differences
 
-    differences, complete = differences_seen(conn)
+    differences, complete = list_differences(conn)
     if not complete:
         remedy = "this role may not create temporary tables, so only names were compared; run the doctor as the owner"
         found.append(Finding("definitions not examined", "note", "", "schema", (), 1, remedy))

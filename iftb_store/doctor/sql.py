@@ -213,7 +213,7 @@ def find_engine(conn: Connection) -> Engine:
     return _ENGINES[conn.dialect.name]
 
 
-def text_of(value: Any) -> str:
+def format_text(value: Any) -> str:
     """Return a value selected with `Engine.shown_text` as text."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
@@ -222,4 +222,4 @@ def time_of(value: Any) -> str:
     """Return a value selected with `Engine.shown_time` as a time in UTC for people."""
     if isinstance(value, int) and FIRST_US <= value <= LAST_US:
         return from_epoch_us(value).replace(tzinfo=None).isoformat(" ")
-    return text_of(value).removesuffix("+00")
+    return format_text(value).removesuffix("+00")

@@ -22,7 +22,7 @@ from iftb_store.doctor.bars import (
     NEGATIVE_PRICE,
     NEGATIVE_VOLUME,
     OFF_GRID,
-    holes_finding,
+    make_holes_finding,
 )
 from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding, FindingSeverity
 from iftb_store.doctor.coverage import examine_coverage
@@ -135,7 +135,7 @@ async def _examine_series(stores: Stores, series: Series) -> list[Finding]:
     except StoreError as error:
         return [*findings, _unreadable(BARS, named.shown, error)]
     findings += [problem.finding() for problem in problems.values() if problem.count]
-    return [*findings, holes_finding(named, len(gaps), series.missing)] if gaps else findings
+    return [*findings, make_holes_finding(named, len(gaps), series.missing)] if gaps else findings
 
 
 def _bar_problems(where: str) -> Iterator[_Problem]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Table
 
-from iftb_store.doctor.checks import Check, conjunction
+from iftb_store.doctor.checks import Check, join_conditions
 from iftb_store.doctor.sql import Engine
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.table_spec import ColumnKind, describe_column
@@ -26,7 +26,7 @@ _WORDS = {
 }
 
 
-def value_checks(engine: Engine, table: Table) -> Iterator[Check]:
+def list_value_checks(engine: Engine, table: Table) -> Iterator[Check]:
     """Yield the checks that look at each value separately."""
     for column in table.columns:
         name = column.name
@@ -54,7 +54,7 @@ def readable_sql(engine: Engine, table: Table, columns: Iterable[Column[Any]]) -
             parts += [f"{column.name} IS NOT NULL", sound]
         elif sound:
             parts.append(f"({column.name} IS NULL OR ({sound}))")
-    return conjunction(*parts)
+    return join_conditions(*parts)
 
 
 def _unreadable(engine: Engine, column: Column[Any]) -> str | None:

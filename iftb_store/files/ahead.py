@@ -21,7 +21,7 @@ class ReadAhead(Generic[T]):
         """Create a reader; the generator does not run before the first item is asked for."""
         self._items = items
         self._next: asyncio.Task[T | None] | None = None
-        self._closed = False
+        self._is_closed = False
         #: Called when the last item was read, e.g. to begin with the next file.
         self.at_end: Callable[[], object] | None = None
 
@@ -47,11 +47,11 @@ class ReadAhead(Generic[T]):
 
     async def close(self) -> None:
         """Wait until the thread has read its item, and close the generator; an error of the generator is dropped."""
-        if not self._closed:
+        if not self._is_closed:
             await run_to_end(self._close())
 
     async def _close(self) -> None:
-        self._closed = True
+        self._is_closed = True
         if self._next is not None:
             await asyncio.wait([self._next])
             self._next.exception()

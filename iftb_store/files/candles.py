@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import TIME, find_uncastable, holds_text
+from iftb_store.batches.arrow import TIME, find_uncastable, has_text
 from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, decode_dictionary
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.options import FLOATS, ROUNDING, Hints
@@ -170,19 +170,19 @@ class Candles:
         return reduce(pc.and_, (_find_missing(batch[self._columns[name]]) for name in _PRICES))
 
     def _convert(self, given: pa.Table) -> pa.Table:
-        taken: dict[str, Any] = {ours: given[theirs] for ours, theirs in self._columns.items()}
-        for ours, column in taken.items():
-            if pa.types.is_floating(column.type) and ours != "timestamp":
+        taken: dict[str, Any] = {name: given[header] for name, header in self._columns.items()}
+        for name, column in taken.items():
+            if pa.types.is_floating(column.type) and name != "timestamp":
                 if not self._may_be_floats:
                     raise InvalidValueError(
-                        f"its column {show(self._columns[ours])} holds floats, which are not exact decimals; {FLOATS}"
+                        f"its column {show(self._columns[name])} holds floats, which are not exact decimals; {FLOATS}"
                     )
                 self._floats = True
         taken["timestamp"] = self._times(taken["timestamp"])
         if self._arrays and taken["volume"].null_count:
             self._without_volume += taken["volume"].null_count
             taken["volume"] = pc.fill_null(taken["volume"].cast(pa.string()), "0")
-        if "trades_count" in taken and holds_text((counts := decode_dictionary(taken["trades_count"])).type):
+        if "trades_count" in taken and has_text((counts := decode_dictionary(taken["trades_count"])).type):
             taken["trades_count"] = _counts(counts)
         for name in SERIES:
             value = self._series[name]
@@ -231,7 +231,7 @@ class Candles:
             return self._local(column.cast(pa.timestamp("us")))
         if pa.types.is_integer(kind):
             return self._epochs(column.cast(pa.string()))
-        if not holds_text(kind):
+        if not has_text(kind):
             raise InvalidValueError(f"the times in {show(self._columns['timestamp'])} are of the type {kind}, not times")
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
         whole = pc.match_substring_regex(text, _WHOLE)
@@ -299,7 +299,7 @@ def _find_missing(column: Any) -> Any:
     column = decode_dictionary(column)
     if pa.types.is_floating(column.type):
         return pc.is_null(column, nan_is_null=True)
-    if holds_text(column.type):
+    if has_text(column.type):
         return pc.or_(pc.is_null(column), pc.is_in(pc.utf8_lower(column.cast(pa.string())), pa.array(["", "nan"])))
     return pc.is_null(column)
 

@@ -136,9 +136,9 @@ async def export_table(
     schema = describe_schema(scope.tables[0], as_floats=as_floats)
     file = target if isinstance(target, Path) else None
     try:
-        with step(table) as tell, _open(target, scope.tables[0], schema, written, partitioned, overwrite) as sink:
+        with step(table) as report_progress, _open(target, scope.tables[0], schema, written, partitioned, overwrite) as sink:
             write = (lambda batch: sink.write(to_floats(batch))) if as_floats else sink.write
-            rows = await _write_rows(db, scope, write, tell if progress is not None else None)
+            rows = await _write_rows(db, scope, write, report_progress if progress is not None else None)
             if not rows and file is not None and file.exists():
                 raise _NoRowsError
             await run_to_end(asyncio.to_thread(sink.close))
@@ -168,7 +168,7 @@ def _choose_format(target: Path | BinaryIO, table: TableSpec, format: str | None
 
 
 async def _write_rows(
-    db: ConnectedStore, scope: TableScope, write: Callable[[pa.RecordBatch], None], tell: StepCallback | None
+    db: ConnectedStore, scope: TableScope, write: Callable[[pa.RecordBatch], None], report_progress: StepCallback | None
 ) -> int:
     """Read the selected rows from a snapshot, write them, and return their number."""
     from iftb_store.transfer.plan import find_partitions, open_snapshot
@@ -177,15 +177,15 @@ async def _write_rows(
     limit, size = (_BARS_AT_ONCE, None) if table is BARS else (_ROWS_AT_ONCE, _BYTES_AT_ONCE)
     rows = 0
     async with open_snapshot(db, scope.tables) as session:
-        total = 0 if tell is None else sum(count for _, count in await find_partitions(session, scope))
+        total = 0 if report_progress is None else sum(count for _, count in await find_partitions(session, scope))
         stores = get_stores(session)
-        for selection in scope.selections(table):
+        for selection in scope.list_selections(table):
             async with aclosing(record_batches(stores, replace(selection, limit=limit, size=size))) as batches:
                 async for batch in batches:
                     await run_to_end(asyncio.to_thread(write, batch))
                     rows += batch.num_rows
-                    if tell is not None:
-                        tell(rows, total)
+                    if report_progress is not None:
+                        report_progress(rows, total)
     return rows
 
 
@@ -206,6 +206,7 @@ def _open(
         try:
             yield sink
         except BaseException as error:
+            # whatever fails, the incomplete file must not appear
             sink.abandon()
             if isinstance(error, OSError) and error.filename is None and isinstance(target, Path):
                 # e.g. a full disk: the error does not name the file, but the message must

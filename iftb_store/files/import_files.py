@@ -210,6 +210,7 @@ class FileImport:
         try:
             self._open(_list_paths(paths))
         except BaseException:
+            # whatever fails, standard input must not stay open
             self._stdin.close()
             raise
 
@@ -336,12 +337,12 @@ def _check_hints(hints: Hints) -> None:
     checks.optional_choice(hints.fold, "fold", ("earlier", "later"))
     if not isinstance(hints.columns, Mapping):
         raise InvalidValueError(f"columns must be a dict, not {type_name(hints.columns)}")
-    for ours, theirs in hints.columns.items():
-        if ours not in BarColumns._fields:
+    for name, header in hints.columns.items():
+        if name not in BarColumns._fields:
             raise InvalidValueError(
-                f"there is no column {show(ours)} to map to {show(theirs)}; the columns are {', '.join(BarColumns._fields)}"
+                f"there is no column {show(name)} to map to {show(header)}; the columns are {', '.join(BarColumns._fields)}"
             )
-        checks.text(theirs, f"the name of the column {ours}")
+        checks.text(header, f"the name of the column {name}")
 
 
 def _list_paths(paths: object) -> list[str | os.PathLike[str]]:
@@ -375,15 +376,15 @@ def check_header(names: Sequence[object]) -> tuple[str, ...]:
     return header
 
 
-def find_zone(name: str | ZoneInfo | None) -> ZoneInfo | None:
+def find_zone(name: str | ZoneInfo | None, parameter: str = "tz") -> ZoneInfo | None:
     """Return the time zone with the given name.
 
     Raises:
-        InvalidValueError: the time zone is not known.
+        InvalidValueError: the time zone is not known; the message names the parameter or option ``parameter``.
     """
     if name is None or isinstance(name, ZoneInfo):
         return name
     try:
-        return ZoneInfo(checks.text(name, "tz"))
+        return ZoneInfo(checks.text(name, parameter))
     except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
-        raise InvalidValueError(f"tz {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error
+        raise InvalidValueError(f"{parameter} {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from iftb_store.batches.arrow import holds_text
+from iftb_store.batches.arrow import has_text
 from iftb_store.values.display import show
 
 # the type stubs do not accept plain Python values as arguments
@@ -80,7 +80,7 @@ def check_types(made: pa.Schema, columns: list[str]) -> int:
         kind = made.field(name).type
         inner = kind.value_type if pa.types.is_dictionary(kind) else kind
         is_fixed = pa.types.is_primitive(inner) or pa.types.is_decimal(inner)
-        if not (is_fixed or holds_text(inner) or pa.types.is_null(inner)):
+        if not (is_fixed or has_text(inner) or pa.types.is_null(inner)):
             raise ValueError(f"the column {show(name)} has the type {show(str(kind))[1:-1]}, which is never stored")
         width += max(_NARROWEST, kind.bit_width // 8 if is_fixed and inner is kind else 0)
     return width
@@ -139,7 +139,7 @@ def _lengths(column: Any) -> Any:
     """Return the number of bytes of text in each row of a column, 0 for NULL; None if the column does not contain text."""
     kind = column.type
     is_dictionary = pa.types.is_dictionary(kind)
-    if not holds_text(kind.value_type if is_dictionary else kind):
+    if not has_text(kind.value_type if is_dictionary else kind):
         return None
     chunks = [_lengths_in(part.dictionary).take(part.indices) if is_dictionary else _lengths_in(part) for part in column.chunks]
     return pc.fill_null(pa.chunked_array(chunks, pa.int64()), 0)

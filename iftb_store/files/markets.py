@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from iftb_store.files.readers.binance import DumpError, series_in_name
+from iftb_store.files.readers.binance import DumpError, find_series_in_name
 from iftb_store.values.display import show
 from iftb_store.values.timeframes import MONTH, SECONDS
 
@@ -33,7 +33,7 @@ def read_series_in_name(path: Path) -> tuple[str | None, str | None]:
     """
     match = _match_name(path)
     if match is None:
-        return series_in_name(path)
+        return find_series_in_name(path)
     return _read_pair(match["pair"]), _read_timeframe(match["timeframe"])
 
 
@@ -61,7 +61,7 @@ def check_series_in_name(path: Path) -> None:
 def _match_name(path: Path) -> re.Match[str] | None:
     """Return the parts of a file name of freqtrade; None for any other name, e.g. that of a Binance dump."""
     match = _FREQTRADE.fullmatch(path.name)
-    if match is None or series_in_name(path) != (None, None) or _read_timeframe(match["timeframe"]) not in SECONDS:
+    if match is None or find_series_in_name(path) != (None, None) or _read_timeframe(match["timeframe"]) not in SECONDS:
         return None
     return match
 
@@ -91,7 +91,7 @@ def check_market(path: Path) -> None:
     Raises:
         DumpError: a folder names another market or a price index.
     """
-    if series_in_name(path) == (None, None):
+    if find_series_in_name(path) == (None, None):
         return
     folders = [part for part in path.absolute().parts[:-1] if part.lower() in _MARKETS]
     if folders:

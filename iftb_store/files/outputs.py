@@ -14,7 +14,7 @@ from iftb_store._io.atomic_files import NO_LINK, WINDOWS, fsync, open_descriptor
 from iftb_store.errors import InvalidValueError, operational_error
 from iftb_store.schema.table_spec import SERIES
 from iftb_store.values.display import show
-from iftb_store.values.file_identity import database_of, read_engine
+from iftb_store.values.file_identity import find_database, read_engine
 
 PARTIAL = ".partial"
 
@@ -26,17 +26,19 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
     """Check that an export may write to a path.
 
     Raises:
-        InvalidValueError: the path exists and ``overwrite`` is False; or it exists and is not a file (or, with ``folder``,
-            not the folder of an export); or it is a database, or a file that belongs to a database.
+        InvalidValueError: its folder does not exist; or the path exists and ``overwrite`` is False; or it exists and is not a
+            file (or, with ``folder``, not the folder of an export); or it is a database, or a file that belongs to a database.
     """
     name = show(str(path), 200)
     if not path.name or "\0" in str(path):
         raise InvalidValueError(f"{name} is not a file name")
-    if (database := database_of(path)) is not None:
+    if (database := find_database(path)) is not None:
         raise InvalidValueError(f"{name} belongs to the database {show(str(database), 200)}; give another name")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise InvalidValueError(f"the folder {show(str(path.parent), 200)} does not exist; create it first") from None
         return
     if not overwrite:
         raise InvalidValueError(f"{name} already exists; give another name, or use --overwrite")
@@ -69,6 +71,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             if not WINDOWS:
                 publish(partial, path)
         except BaseException:
+            # whatever fails, no incomplete file may remain
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
@@ -105,6 +108,7 @@ def new_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             publish(partial, path)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
+            # whatever fails, no incomplete folder may remain
             shutil.rmtree(partial, ignore_errors=True)
             # restores the old folder too if an earlier run was killed between the two renames
             if old.exists() and not path.exists():

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute
 from sqlalchemy.exc import IntegrityError
 
-from iftb_store.batches.arrow import arrow_schema, find_outside, find_uncastable, holds_text, parse_decimals
+from iftb_store.batches.arrow import arrow_schema, find_outside, find_uncastable, has_text, parse_decimals
 from iftb_store.batches.arrow_input import WRITTEN, RowError, check_rows, decode_dictionary, read_decimals, refuse_rows, sort_rows
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.formats import LONGEST_ROW
@@ -90,7 +90,7 @@ def _cast(given: pa.Table, name: str, kind: ColumnKind, wanted: Any) -> Any:
         column = column.cast(column.type.value_type)
     if column.null_count == len(column):
         return pa.chunked_array([pa.nulls(len(column), wanted)])
-    types, text = pa.types, holds_text(column.type)
+    types, text = pa.types, has_text(column.type)
     fits = {
         ColumnKind.DECIMAL: text or types.is_decimal(column.type) or types.is_integer(column.type),
         ColumnKind.TIME: text or types.is_timestamp(column.type),
@@ -127,10 +127,10 @@ def _check_values(table: TableSpec, rows: pa.Table) -> None:
             _check_times(rows, name)
     for name, check in ROW_CHECKS[table.name].items():
         kind = table.kinds[name]
-        look = _check_json_text(check) if kind == ColumnKind.JSON else _read_texts if kind == ColumnKind.TEXTS else check
+        check_value = _check_json_text(check) if kind == ColumnKind.JSON else _read_texts if kind == ColumnKind.TEXTS else check
         for index, value in enumerate(rows[name].to_pylist()):
             try:
-                look(value, name)
+                check_value(value, name)
             except InvalidValueError as error:
                 raise RowError(index, str(error)) from error
 
@@ -155,7 +155,7 @@ def _refuse_second(rows: pa.Table, key: Sequence[str]) -> None:
 
 
 def _check_json_text(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
-    def look(value: object, name: str) -> Any:
+    def check_value(value: object, name: str) -> Any:
         if value is None:
             return None
         try:
@@ -172,4 +172,4 @@ def _check_json_text(check: Callable[[object, str], Any]) -> Callable[[object, s
         except RecursionError as error:
             raise InvalidValueError(f"{name} is nested too deeply") from error
 
-    return look
+    return check_value

@@ -1,4 +1,4 @@
-"""Reads what a report shows, all from one snapshot if the engine has them."""
+"""Reads what a report shows, all from one snapshot on an engine that has snapshots."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ClosedTrade:
     """A trade that counts, when it was closed, and its net result."""
 
     trade: Trade
-    closed: datetime
+    closed_at: datetime
     net: Decimal
 
 
@@ -103,18 +103,18 @@ async def _read_records(session: Session, data: ReportData) -> None:
     data.positions = await PositionRepository(session).get_open_positions(scope.exchange)
     events = SystemEventRepository(session)
     recent = [event for severity in SEVERE for event in await events.get_recent_events(severity, MOST_EVENTS)]  # type: ignore[arg-type]
-    data.events = sorted((event for event in recent if _is_within(event.created_at, scope)), key=_find_age, reverse=True)
+    data.events = sorted((event for event in recent if _is_within(event.created_at, scope)), key=_read_age, reverse=True)
 
 
 def _list_closed(trades: list[Trade], report: PerformanceReport, scope: PerformanceScope) -> list[ClosedTrade]:
     """Return the trades that count, in the order of closing."""
     found: list[ClosedTrade] = []
     for trade in trades:
-        closed = trade.exit_time or trade.updated_at
-        if trade.realized_pnl is not None and closed is not None and _is_within(closed, scope):
+        closed_at = trade.exit_time or trade.updated_at
+        if trade.realized_pnl is not None and closed_at is not None and _is_within(closed_at, scope):
             net = trade.realized_pnl if report.fees == "included" else trade.realized_pnl - trade.fee
-            found.append(ClosedTrade(trade, closed, net))
-    return sorted(found, key=lambda one: (one.closed, one.trade.id or 0))
+            found.append(ClosedTrade(trade, closed_at, net))
+    return sorted(found, key=lambda one: (one.closed_at, one.trade.id or 0))
 
 
 def _is_within(moment: datetime | None, scope: PerformanceScope) -> bool:
@@ -123,7 +123,7 @@ def _is_within(moment: datetime | None, scope: PerformanceScope) -> bool:
     return (scope.start is None or moment >= scope.start) and (scope.end is None or moment <= scope.end)
 
 
-def _find_age(event: SystemEvent) -> tuple[datetime, int]:
+def _read_age(event: SystemEvent) -> tuple[datetime, int]:
     return event.created_at or datetime.min, event.id or 0
 
 

@@ -18,9 +18,10 @@ from iftb_store.files.outputs import check_target, new_file
 from iftb_store.html_report.data import ReportData, read_report
 from iftb_store.html_report.page import write_page
 from iftb_store.repositories.performance import make_scope
+from iftb_store.transfer.access import check_store
 from iftb_store.values import checks
 from iftb_store.values.choices import Fees, Side
-from iftb_store.values.display import show, type_name
+from iftb_store.values.display import show
 from iftb_store.values.timeframes import Timeframe, check_timeframe
 
 _SUFFIXES = (".html", ".htm")
@@ -120,8 +121,7 @@ async def report(
     scope = make_scope(start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, fees=fees, tz=tz)
     chosen = checks.optional(check_timeframe, timeframe, "timeframe")
     heading, replace = checks.text(title, "title"), checks.boolean(overwrite, "overwrite")
-    if not isinstance(db, ConnectedStore):
-        raise InvalidValueError(f"db must be a connected store, e.g. a DatabaseManager, not {type_name(db)}")
+    check_store(db, "db")
     target = _check_path(path)
     if target is not None:
         await asyncio.to_thread(check_target, target, folder=False, overwrite=replace)
@@ -132,9 +132,7 @@ async def report(
 def _check_path(path: object) -> Path | None:
     if path is None:
         return None
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
-    target = Path(checks.text(os.fspath(path), "path"))
+    target = Path(checks.file_path(path, "path"))
     if target.suffix.lower() not in _SUFFIXES:
         raise InvalidValueError(f"path {show(str(target), 200)} does not end in .html; write it as report.html")
     return target

@@ -56,16 +56,16 @@ def draw_weekdays(groups: Mapping[int, GroupFigures]) -> Markup:
 
 
 def draw_coverage(days: Mapping[date, DayCoverage], months: Iterable[date]) -> Markup:
-    """Return the percent of the due bars that are stored on each day, a row for a month."""
+    """Return a table of how many percent of the expected bars are stored: a row for each month, a column for each day."""
     rows = [
         [f"{month:%Y-%m}", *(_draw_coverage_of(days, month, number) for number in range(1, 32))]
         for month in sorted(months, reverse=True)[:MOST_MONTHS]
     ]
-    return table(["month", *map(str, range(1, 32))], rows, caption="Percent of the due bars that are stored, by day (UTC)")
+    return table(["month", *map(str, range(1, 32))], rows, caption="Percent of the expected bars that are stored, by day (UTC)")
 
 
 def draw_percent(coverage: DayCoverage, title: str) -> Markup:
-    """Return a cell with the percent of the due bars that are stored: 100 only if none is missing."""
+    """Return a cell with the percent of the expected bars that are stored: 100 only if none is missing."""
     if not coverage.due:
         return _blank(title)
     stored = coverage.due - coverage.missing

@@ -142,7 +142,7 @@ def _list_marks(chart: Chart, trades: Sequence[ClosedTrade]) -> list[Mapping[str
     own = [one for one in trades if (one.trade.exchange, one.trade.symbol) == (series.exchange, series.symbol)]
     marks: list[dict[str, Any]] = []
     for one in own[-MOST_MARKED:]:
-        for moment, text in ((one.trade.entry_time, None), (one.closed, format_number(one.net, 2))):
+        for moment, text in ((one.trade.entry_time, None), (one.closed_at, format_number(one.net, 2))):
             if first <= moment and (opened := align(moment, chart.shown, up=False)) <= last:
                 mark = {"time": to_epoch_us(opened) // 1_000_000, "side": one.trade.side}
                 marks.append(mark if text is None else {**mark, "net": text, "won": one.net > 0})

@@ -58,7 +58,7 @@ def _section(name: str, title: str, *children: Child) -> Markup:
     return element("section", element("h2", title, id=name), *children, aria_labelledby=name)
 
 
-def _scrolled(content: Markup, label: str) -> Markup:
+def _make_scrollable(content: Markup, label: str) -> Markup:
     """Return a wide table in a region that scrolls, also by keyboard."""
     return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {label}")
 
@@ -105,7 +105,7 @@ def _write_equity(report: PerformanceReport) -> Markup | None:
         for one in report.drawdowns[:5]
     ]
     titles = ["from (UTC)", "valley", "recovered", "depth", "depth, %", "length"]
-    worst = _scrolled(table(titles, falls, caption="The deepest drawdowns"), "Drawdowns") if falls else None
+    worst = _make_scrollable(table(titles, falls, caption="The deepest drawdowns"), "Drawdowns") if falls else None
     return _section("equity", "Equity and drawdown", element("p", note), _chart("equity-chart", label), worst)
 
 
@@ -142,9 +142,9 @@ def _write_periods(report: PerformanceReport) -> Markup:
     return _section(
         "periods",
         "By month, day and weekday",
-        _scrolled(draw_months(report.monthly), "Net pnl of each month"),
-        _scrolled(draw_days(report.daily), "Net pnl of each day"),
-        _scrolled(draw_weekdays(report.by_weekday), "Net pnl by weekday"),
+        _make_scrollable(draw_months(report.monthly), "Net pnl of each month"),
+        _make_scrollable(draw_days(report.daily), "Net pnl of each day"),
+        _make_scrollable(draw_weekdays(report.by_weekday), "Net pnl by weekday"),
     )
 
 
@@ -154,7 +154,7 @@ def _write_groups(report: PerformanceReport) -> Markup:
         groups: dict[Any, Any] = getattr(report, name)
         if groups and name != "by_weekday":
             rows = [[format_group_key(name, key), *list_group_cells(group)] for key, group in groups.items()]
-            tables.append(_scrolled(table([title, *GROUP_TITLES], rows, caption=f"By {title}"), f"By {title}"))
+            tables.append(_make_scrollable(table([title, *GROUP_TITLES], rows, caption=f"By {title}"), f"By {title}"))
     return _section("groups", "By symbol, side and more", *tables)
 
 
@@ -163,7 +163,7 @@ def _write_trades(trades: Sequence[ClosedTrade]) -> Markup:
     wins = [one for one in reversed(ordered[-_EXTREME_TRADES:]) if one.net > 0]
     losses = [one for one in ordered[:_EXTREME_TRADES] if one.net < 0]
     parts = [
-        _scrolled(_list_trades(chosen, title), title)
+        _make_scrollable(_list_trades(chosen, title), title)
         for chosen, title in ((wins, "The best trades"), (losses, "The worst trades"))
         if chosen
     ]
@@ -178,7 +178,7 @@ def _list_trades(trades: Iterable[ClosedTrade], title: str) -> Markup:
             one.trade.symbol,
             one.trade.side,
             format_moment(one.trade.entry_time),
-            format_moment(one.closed),
+            format_moment(one.closed_at),
             format_number(one.trade.quantity),
             format_number(one.trade.entry_price),
             format_number(one.trade.exit_price) or UNDEFINED,
@@ -220,7 +220,7 @@ def _write_positions(positions: Sequence[Position]) -> Markup:
         for one in positions
     ]
     titles = ["symbol", "exchange", "side", "since (UTC)", *(name.replace("_", " ") for name in _POSITION_FIGURES)]
-    shown = _scrolled(table(titles, rows, caption="Open positions"), "Open positions")
+    shown = _make_scrollable(table(titles, rows, caption="Open positions"), "Open positions")
     return _section("positions", "Open positions", element("p", text), shown)
 
 
@@ -243,7 +243,7 @@ def _write_coverage(data: ReportData) -> Markup | None:
         for one in data.series
     ]
     titles = ["symbol", "exchange", "timeframe", "first (UTC)", "last", "bars", "missing"]
-    parts = [_scrolled(table(titles, rows, caption="The stored series"), "The stored series")]
+    parts = [_make_scrollable(table(titles, rows, caption="The stored series"), "The stored series")]
     if data.chart is not None and data.chart.bars:
         parts += _write_chart_coverage(data.chart)
     return _section("coverage", "Coverage", *parts)
@@ -266,8 +266,8 @@ def _write_chart_coverage(chart: Chart) -> list[Markup]:
         ]
         caption = f"{name} by month (UTC)"
         titles = ["month", "due", "missing", "asked, none given", "stored, %"]
-        parts.append(_scrolled(table(titles, rows, caption=caption), caption))
-        parts.append(_scrolled(draw_coverage(days, months), f"{name} by day"))
+        parts.append(_make_scrollable(table(titles, rows, caption=caption), caption))
+        parts.append(_make_scrollable(draw_coverage(days, months), f"{name} by day"))
     gaps = list_worst_gaps(chart, _WORST_GAPS)
     if gaps:
         rows = [
@@ -275,7 +275,7 @@ def _write_chart_coverage(chart: Chart) -> list[Markup]:
             for before, after, count in gaps
         ]
         titles = ["last bar before (UTC)", "first bar after", "bars missing", "what is known"]
-        parts.append(_scrolled(table(titles, rows, caption=f"The longest gaps of {name}"), "Gaps"))
+        parts.append(_make_scrollable(table(titles, rows, caption=f"The longest gaps of {name}"), "Gaps"))
     else:
         parts.append(element("p", f"{name} has no gaps."))
     return parts
@@ -296,4 +296,4 @@ def _write_events(events: Sequence[SystemEvent]) -> Markup:
     ]
     titles = ["time (UTC)", "severity", "event", "symbol", "message"]
     shown = table(titles, rows, caption="The newest events of severity error and critical", numbers=False)
-    return _section("events", "Errors", _scrolled(shown, "Errors"))
+    return _section("events", "Errors", _make_scrollable(shown, "Errors"))

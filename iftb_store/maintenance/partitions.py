@@ -9,9 +9,9 @@ from iftb_store.abilities import ConnectedStore, SupportsPartitions
 from iftb_store.errors import InvalidValueError
 from iftb_store.health import Partitioning
 from iftb_store.transfer.access import check_store
-from iftb_store.transfer.progress import ProgressCallback
+from iftb_store.transfer.progress import ProgressCallback, check_progress
 from iftb_store.values import checks
-from iftb_store.values.display import show, type_name
+from iftb_store.values.display import show
 
 #: How many coming months or years get a partition if the caller gives no number.
 AHEAD = 3
@@ -54,12 +54,13 @@ async def partition_bars(
             (await partition_bars(db, "hash:4")).by  # -> 'hash:4'
     """
     check_store(db, "db")
-    method = check_method(by)
+    method = check_method(by, "by")
     coming = _check_ahead(ahead)
-    if progress is not None and not callable(progress):
-        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+    if progress is None:
+        progress = _report_nothing
+    check_progress(progress)
     backend = db.ability(SupportsPartitions)
-    return await backend.partition_bars(method, ahead=coming, progress=progress or _report_nothing)
+    return await backend.partition_bars(method, ahead=coming, progress=progress)
 
 
 async def create_partitions(db: ConnectedStore, *, ahead: int = AHEAD, start: datetime | None = None) -> tuple[str, ...]:
@@ -118,13 +119,19 @@ async def list_partitions(db: ConnectedStore) -> Partitioning:
     return await db.ability(SupportsPartitions).list_partitions()
 
 
-def check_method(by: object) -> str:
-    """Return a method of partitioning; raise InvalidValueError if it is not month, year or hash:N with N from 2 to 256."""
+def check_method(by: object, name: str) -> str:
+    """Return a method of partitioning: month, year or hash:N.
+
+    Raises:
+        InvalidValueError: it is none of these, or N is not from 2 to 256; the message names the parameter or option ``name``.
+    """
     if by in ("month", "year") and isinstance(by, str):
         return by
     found = _HASH.fullmatch(by) if isinstance(by, str) else None
     if found is None or not 2 <= int(found[1]) <= _MOST_HASHES:
-        raise InvalidValueError(f"by must be month, year or hash:N with N from 2 to {_MOST_HASHES}, e.g. hash:16, not {show(by)}")
+        raise InvalidValueError(
+            f"{name} must be month, year or hash:N with N from 2 to {_MOST_HASHES}, e.g. hash:16, not {show(by)}"
+        )
     return found[0]
 
 

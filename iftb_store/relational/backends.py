@@ -168,6 +168,7 @@ class EngineBackend(Migrated):
             async with engine.connect() as connection:
                 await connection.exec_driver_sql(proof)
         except BaseException:
+            # a cancellation too: no connection may remain
             await engine.dispose()
             raise
         self._engine = engine

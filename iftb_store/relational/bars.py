@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.models import OHLCVBar, Series
 from iftb_store.relational.dialect import Row, SqlDialect
 from iftb_store.relational.driver import Driver, bind
@@ -47,7 +47,7 @@ class RelationalBars:
     async def resample(self, series: RowFilter, buckets: Buckets) -> list[Bucket]:
         """Aggregate the bars of a series by bucket (the period of one longer bar), and return the buckets in order of time."""
         width = len(self._driver.dialect.sums("volume"))
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             rows = await self._read(_resample_sql(self._driver.dialect, series, buckets), _values(series))
             return [self._bucket(row, width) for row in rows]
 
@@ -69,7 +69,7 @@ class RelationalBars:
     async def list_series(self) -> list[Series]:
         """Return every stored series with its first and last time and its numbers of bars and of missing bars."""
         time = self._driver.dialect.decode_time
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             rows = await self._read(_series_sql(self._driver.dialect), {})
             return [
                 Series(exchange, symbol, timeframe, time(first), time(last), count, int(missing or 0))
@@ -82,7 +82,7 @@ class RelationalBars:
         """Return the times (last bar before, first bar after) of every gap; see `iftb_store.protocols.BarStore.get_gaps`."""
         sql = _gaps_sql(self._driver.dialect, series.equal["timeframe"], before is not None, after is not None)
         time = self._driver.dialect.decode_time
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             rows = await self._read(sql, _values(series) | {"before": before, "after": after})
             return [(time(earlier), time(later)) for earlier, later in rows]
 

@@ -13,7 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store.errors import Unsupported, operational_error
 from iftb_store.relational.pool import POOL_IN_USE
-from iftb_store.relational.sessions import FIRST_ERROR, JOINED, explain_closed, list_transactions, lost_transaction, turns_of
+from iftb_store.relational.sessions import (
+    FIRST_ERROR,
+    JOINED,
+    explain_closed,
+    get_turns,
+    list_transactions,
+    lost_transaction_error,
+)
 
 T = TypeVar("T")
 
@@ -30,7 +37,7 @@ async def hold_connection(session: AsyncSession) -> AsyncIterator[Any]:
             transaction.
         Unsupported: the session is not bound to an engine.
     """
-    async with turns_of(session):
+    async with get_turns(session):
         pooled = await _connection_of(session)
         async with pooled.dbapi_connection._execute_mutex:
             yield pooled
@@ -44,7 +51,7 @@ async def run_in_turn(session: AsyncSession, work: Callable[[Connection], T]) ->
     Raises:
         OperationalError, Unsupported: as for `hold_connection`.
     """
-    async with turns_of(session):
+    async with get_turns(session):
         with explain_closed(session), _explain_no_connection(session):
             if session.new or session.dirty or session.deleted:
                 await AsyncSession.flush(session)
@@ -74,4 +81,4 @@ def _explain_no_connection(session: AsyncSession) -> Iterator[None]:
     except UnboundExecutionError as error:
         raise Unsupported("the session is not bound to an engine; create it as AsyncSession(engine)") from error
     except InvalidRequestError as error:
-        raise lost_transaction(session.sync_session.info.get(FIRST_ERROR) or error) from error
+        raise lost_transaction_error(session.sync_session.info.get(FIRST_ERROR) or error) from error

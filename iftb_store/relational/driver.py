@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from iftb_store.batches.bars import BarBatch
+from iftb_store.batches.bars import BarBatch, WriteMode
 from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 

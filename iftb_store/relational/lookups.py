@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.models import SeriesSpan
 from iftb_store.relational.dialect import Row
 from iftb_store.relational.driver import QueryRunner, bind
@@ -66,7 +66,7 @@ class RelationalLookups:
             # each end has a subquery, because SQLite reads all bars of a series for a MIN and a MAX in one query
             bars = f"FROM {BARS.name} WHERE {dialect.equal(*SERIES)}"
             sql = f"SELECT {', '.join(f'(SELECT {end} {bars})' for end in ends)}"
-            rows = [
+            rows: list[tuple[Any, ...]] = [
                 (*series, *(await self._read(sql, dict(zip(SERIES, series, strict=True))))[0])
                 for series in await self.find_series(selection)
             ]
@@ -75,7 +75,7 @@ class RelationalLookups:
             grouped = f"FROM {BARS.name}{where} GROUP BY {names} ORDER BY {names}"
             rows = [tuple(row) for row in await self._read(f"SELECT {names}, {', '.join(ends)} {grouped}", values)]
         time = dialect.decode_time
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             return [
                 SeriesSpan(exchange, symbol, timeframe, time(first), time(last))
                 for exchange, symbol, timeframe, first, last in rows

@@ -42,7 +42,7 @@ class OpenSessions(Generic[S]):
 
     def __init__(self) -> None:
         self._open: set[S] = set()
-        self._ended: Future[None] | None = None
+        self._one_ended: Future[None] | None = None
 
     def __iter__(self) -> Iterator[S]:
         return iter(set(self._open))
@@ -51,7 +51,7 @@ class OpenSessions(Generic[S]):
         return session in self._open
 
     @contextmanager
-    def holding(self, session: S) -> Iterator[S]:
+    def hold(self, session: S) -> Iterator[S]:
         """Count a session as an open session of the current task until the end of the block."""
         self._open.add(session)
         _opened.set((*_opened.get(), (session, asyncio.current_task(), self)))
@@ -61,7 +61,7 @@ class OpenSessions(Generic[S]):
             self._open.discard(session)
             # sessions may end in any order, and in a context other than the one in which they were opened
             _opened.set(tuple(entry for entry in _opened.get() if entry[0] is not session))
-            ended, self._ended = self._ended, None
+            ended, self._one_ended = self._one_ended, None
             if ended is not None:
                 ended.set_result(None)
 
@@ -70,7 +70,7 @@ class OpenSessions(Generic[S]):
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._open:
-                    self._ended = ended = Future[None]()
+                    self._one_ended = ended = Future[None]()
                     # a future that is marked as running cannot be cancelled, so set_result() never fails
                     ended.set_running_or_notify_cancel()
                     if self._open:

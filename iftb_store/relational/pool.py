@@ -34,10 +34,10 @@ class StorePool(AsyncAdaptedQueuePool):
         self._capacity = self.size() + self._max_overflow
         self._places = FairSemaphore(self._capacity)
 
-    def _look(self, record: ConnectionPoolEntry) -> None:
+    def _check_connection(self, record: ConnectionPoolEntry) -> None:
         """Check a connection at checkout; if this method raises, the pool replaces the connection by a new one."""
 
-    def _settle(self, record: ConnectionPoolEntry) -> None:
+    def _reset_connection(self, record: ConnectionPoolEntry) -> None:
         """Reset a connection at checkin; if this method raises, the pool discards the connection."""
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -49,18 +49,20 @@ class StorePool(AsyncAdaptedQueuePool):
         try:
             record = super()._do_get()
         except BaseException:
+            # a cancellation too: the slot of the pool must not be lost
             self._places.release()
             raise
         try:
-            self._discard_on_error(record, self._look)
+            self._discard_on_error(record, self._check_connection)
         except BaseException:
+            # a cancellation too: the slot of the pool must not be lost
             self._put_back(record)
             raise
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         try:
-            self._discard_on_error(record, self._settle)
+            self._discard_on_error(record, self._reset_connection)
         finally:
             self._put_back(record)
 
@@ -78,6 +80,7 @@ class StorePool(AsyncAdaptedQueuePool):
         try:
             care(record)
         except BaseException as error:
+            # whatever fails, the state of the connection is unknown
             record.invalidate(error)
             if not isinstance(error, Exception):
                 raise

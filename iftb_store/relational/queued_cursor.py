@@ -35,7 +35,7 @@ class QueuedCursor:
     def close(self) -> None:
         """Close the cursor; do nothing if the session has ended, because the end of the session closes its cursors."""
         # the end of a session closes its connection, and with it the cursor
-        if self._turns.ended is None:
+        if self._turns.end_reason is None:
             self._in_turn(self._cursor.close)
 
     def _in_turn(self, fetch: Callable[..., Any], *args: Any) -> Any:

@@ -9,12 +9,11 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.errors import integrity_error, operational_error
 from iftb_store.models import Position
-from iftb_store.protocols import Record
 from iftb_store.relational.conditions import equal_sql, filter_sql
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.rows import RowForm
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import BARS, POSITIONS, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, POSITIONS, Record, RowFilter, TableSpec
 from iftb_store.schema.tables import OPEN
 
 _FORMS = {table.name: RowForm(table) for table in TABLES.values() if table is not BARS}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.relational.dialect import Row, SqlDialect
 from iftb_store.schema.table_spec import ColumnKind, TableSpec
 from iftb_store.values.checks import json_object
@@ -74,7 +74,7 @@ class RowForm:
         }
         decoded = [(index, decoders[kind]) for index, kind in enumerate(self.table.kinds.values()) if kind in decoders]
         objects: list[Any] = []
-        with readable(self.table.name):
+        with explain_unreadable(self.table.name):
             for row in rows:
                 values = list(row)
                 for index, decoder in decoded:

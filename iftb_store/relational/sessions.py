@@ -86,11 +86,11 @@ class StoreSession(AsyncSession):
 
     async def stream(self, *args: Any, **options: Any) -> Any:
         """Run a statement and return a stream of its rows; each fetch from the stream waits for its turn in the session."""
-        async with turns_of(self) as turns:
+        async with get_turns(self) as turns:
             try:
                 result = await super().stream(*args, **options)
             except PendingRollbackError as error:
-                raise lost_transaction(self.sync_session.info.get(FIRST_ERROR) or error) from error
+                raise lost_transaction_error(self.sync_session.info.get(FIRST_ERROR) or error) from error
             sync: Any = result._real_result
             # an ORM result fetches rows from the cursor of its raw result
             fetched = getattr(sync, "raw", None) or sync
@@ -100,8 +100,8 @@ class StoreSession(AsyncSession):
 
     async def close(self) -> None:
         """Roll back the transaction and return the connection to the pool; do nothing if the session has ended."""
-        if turns_of(self).ended is None:
-            async with turns_of(self):
+        if get_turns(self).end_reason is None:
+            async with get_turns(self):
                 await super().close()
 
     def begin(self) -> AsyncSessionTransaction:
@@ -139,7 +139,7 @@ def _queue_calls(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T
     @functools.wraps(call)
     async def in_turn(self: Any, *args: Any, **options: Any) -> T:
         session: AsyncSession = self if isinstance(self, AsyncSession) else self.session
-        async with turns_of(session):
+        async with get_turns(session):
             with explain_closed(session):
                 return await call(self, *args, **options)
 
@@ -153,8 +153,9 @@ def explain_closed(session: AsyncSession) -> Iterator[None]:
     try:
         yield
     except PendingRollbackError as error:
-        raise lost_transaction(info.get(FIRST_ERROR) or error) from error
+        raise lost_transaction_error(info.get(FIRST_ERROR) or error) from error
     except Exception as error:
+        # a disconnect makes a running call fail in any way
         if _CLOSED not in info or isinstance(error, StoreError) or isinstance(getattr(error, "orig", None), EngineFailure):
             raise
         raise operational_error(info[_CLOSED], error) from error
@@ -175,7 +176,7 @@ for _name in ("__aexit__", "commit", "rollback", "start"):
     setattr(_QueuedTransaction, _name, _queue_calls(getattr(AsyncSessionTransaction, _name)))
 
 
-def turns_of(session: AsyncSession) -> Turns:
+def get_turns(session: AsyncSession) -> Turns:
     """Return the queue of a session's calls; an application's own session gets a new queue in each event loop that uses it."""
     info = session.sync_session.info
     turns: Turns | None = info.get(_TURNS)
@@ -205,12 +206,12 @@ def _refuse_empty_commit(session: Session) -> None:
     if first is None or session.in_nested_transaction():
         return
     if _LOST in session.info:
-        raise lost_transaction(first)
+        raise lost_transaction_error(first)
     if session.info[_PROBES]:
         try:
             session.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
-            raise lost_transaction(first) from error
+            raise lost_transaction_error(first) from error
 
 
 def _blame_first(session: Session, last: OperationalError) -> None:
@@ -256,7 +257,7 @@ def before_write(owner: Connection | AsyncSession) -> None:
 
 def _note_write(info: dict[Any, Any]) -> None:
     if _LOST in info:
-        raise lost_transaction(info[FIRST_ERROR])
+        raise lost_transaction_error(info[FIRST_ERROR])
     info[_BEGUN] = True
 
 
@@ -366,7 +367,7 @@ async def open_session(
     session = StoreSession(engine, expire_on_commit=False, info={_PROBES: backend.probes, _ISOLATION: isolation, _TURNS: turns})
     session.iftb_store_backend = backend
     session.sync_session.info[_SESSION] = weakref.ref(session)
-    with backend.sessions.holding(session):
+    with backend.sessions.hold(session):
         try:
             try:
                 yield session
@@ -375,13 +376,14 @@ async def open_session(
                     # the interrupted call raised only because close_now() had closed the session; report that instead
                     raise operational_error(session.sync_session.info[_CLOSED], error) from error
                 turns.end(ENDED, undone=True)
-                async with turns.last():
+                async with turns.take_last():
                     await AsyncSession.run_sync(session, _blame_first, error)
                 raise
             turns.end(ENDED)
-            async with turns.last():
+            async with turns.take_last():
                 await _commit(session)
         except BaseException as error:
+            # a cancellation too: the transaction must not remain
             turns.end(ENDED, undone=True)
             await run_to_end(_abandon(session, backend if isinstance(error, asyncio.CancelledError) else None))
             raise
@@ -398,11 +400,11 @@ async def _commit(session: StoreSession) -> None:
         await AsyncSession.commit(session)
     except InvalidRequestError as error:
         # an earlier flush or commit failed and its error was caught, so there is nothing to commit
-        raise lost_transaction(first or error) from error
+        raise lost_transaction_error(first or error) from error
     except DBAPIError as error:
         if first is None or isinstance(error.orig, EngineFailure):
             raise
-        raise lost_transaction(first) from error
+        raise lost_transaction_error(first) from error
 
 
 async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
@@ -413,10 +415,11 @@ async def _abandon(session: StoreSession, interrupter: Opener | None) -> None:
         if interrupter is not None and connection is not None and not (connection.invalidated or connection.closed):
             interrupter.interrupt(connection.connection.driver_connection)
         bounded = asyncio.timeout(None if interrupter is None else _ROLLBACK_TIME)
-        async with bounded, info[_TURNS].last():
+        async with bounded, info[_TURNS].take_last():
             bounded.reschedule(asyncio.get_running_loop().time() + _ROLLBACK_TIME)
             await AsyncSession.close(session)
     except Exception:
+        # the rollback failed in any way: the connection is discarded
         with suppress(Exception):
             # the session may have let go of the connection without returning it to the pool
             if connection is not None and not connection.closed:
@@ -447,7 +450,7 @@ async def close_now(session: StoreSession, backend: Opener) -> None:
         closing.result()
 
 
-def lost_transaction(first: BaseException) -> OperationalError:
+def lost_transaction_error(first: BaseException) -> OperationalError:
     """Return the error to raise instead of a COMMIT that would store nothing, because ``first`` has ended the transaction."""
     reason = (str(getattr(first, "orig", None) or first).splitlines() or [type(first).__name__])[0]
     return operational_error(

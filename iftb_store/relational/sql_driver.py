@@ -20,10 +20,9 @@ from sqlalchemy.util.concurrency import await_
 
 from iftb_store._io.gc_pause import pause_gc
 from iftb_store._io.tasks import import_modules
-from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch
-from iftb_store.errors import operational_error, readable
+from iftb_store.batches.bars import CHUNK, KEY, VALUES, BarBatch, WriteMode
+from iftb_store.errors import explain_unreadable, operational_error
 from iftb_store.models import OHLCVBar, TradeTotals, WriteCounts
-from iftb_store.protocols import WriteMode
 from iftb_store.relational.calls import run_in_turn
 from iftb_store.relational.conditions import filter_sql
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
@@ -162,7 +161,7 @@ class SqlDriver:
         for index, row in enumerate(rows):
             if not index % CHUNK:
                 await asyncio.sleep(0)
-            with readable(TRADES.name):
+            with explain_unreadable(TRADES.name):
                 result, fee = (Decimal(0) if value is None else dialect.decode_decimal(value) for value in row)
             fees = CONTEXT.add(fees, fee)
             if result > 0:

@@ -86,6 +86,7 @@ def take_lock(backend: OneWriter, connection: Connection, session: StoreSession 
             _execute(connection, backend.begin)
             return
         except Exception as error:
+            # the backend knows the exceptions of its driver
             raised = backend.translate(error.__cause__ or error, lost=False, committing=False) or error
             if not isinstance(raised, TransientError) or monotonic() >= deadline:
                 if isinstance(raised, TransientError):

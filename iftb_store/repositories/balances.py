@@ -9,9 +9,11 @@ from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from iftb_store.abilities import SupportsLookups, SupportsValues
+from iftb_store.abilities import SupportsValues
 from iftb_store.errors import BalanceConflictError
 from iftb_store.models import BalanceSnapshot
+from iftb_store.protocols import Stores
+from iftb_store.registry import find_lookups
 from iftb_store.repositories.exchanges import warn_of_records
 from iftb_store.repositories.recorded import RecordedRepository
 from iftb_store.repositories.streams import Stream
@@ -171,20 +173,21 @@ class BalanceRepository(RecordedRepository):
             before.total  # -> Decimal('1000')
         """
         window = self._limit(self._choose(exchange, account, {"currency": currency}), None, at)
-        async with self._stores(snapshot=True) as stores:
-            lookups = stores.lookups if isinstance(stores, SupportsLookups) else None
-            if isinstance(lookups, SupportsValues):
-                found = [
-                    await stores.records.select(
-                        replace(window, equal=window.equal | dict(zip(_NAMES, names, strict=True)), limit=1), descending=True
-                    )
-                    for names in await lookups.find_values(window, _NAMES)
-                ]
-                latest: list[BalanceSnapshot] = [row for rows in found for row in rows]
-            else:
-                latest = await self._find_latest(window)
-            if not latest:
+
+        async def find_latest(stores: Stores) -> list[BalanceSnapshot]:
+            lookups = find_lookups(stores)
+            if not isinstance(lookups, SupportsValues):
+                return await self._find_latest(stores, window)
+            chosen = [
+                replace(window, equal=window.equal | dict(zip(_NAMES, names, strict=True)), limit=1)
+                for names in await lookups.find_values(window, _NAMES)
+            ]
+            found: list[BalanceSnapshot] = [row for rows in chosen for row in await stores.records.select(rows, descending=True)]
+            if not found:
                 await warn_of_records(self._backend, stores, window)
+            return found
+
+        latest = await self._read(find_latest, snapshot=True)
         return sorted(latest, key=attrgetter(*_NAMES))
 
     def stream(
@@ -328,12 +331,12 @@ class BalanceRepository(RecordedRepository):
         """
         return await self._write_table(data, {"exchange": exchange}, decimals)
 
-    async def _find_latest(self, window: RowFilter) -> list[BalanceSnapshot]:
+    async def _find_latest(self, stores: Stores, window: RowFilter) -> list[BalanceSnapshot]:
         """Return the newest selected snapshots by reading all, for engines that do not find names."""
         latest: dict[tuple[str, ...], BalanceSnapshot] = {}
-        async with aclosing(self._read_lists(window, _BATCH)) as batches:
-            async for batch in batches:
-                latest.update({(one.exchange, one.account, one.currency): one for one in batch})
+        async with aclosing(self._split_lists(stores, window, _BATCH)) as lists:
+            async for snapshots in lists:
+                latest.update({(one.exchange, one.account, one.currency): one for one in snapshots})
         return list(latest.values())
 
     def _describe(self, row: BalanceSnapshot) -> str:

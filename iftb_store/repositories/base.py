@@ -36,7 +36,7 @@ def utc_now() -> datetime:
 
 
 def check_fields(value: object, model: type[T], field_checks: Mapping[str, Callable[[object, str], Any]]) -> T:
-    """Return a copy of a trade or position with normalised values.
+    """Return a copy of a trade or another record with normalised values.
 
     Raises:
         InvalidValueError: the object has another type, or a value cannot be stored.
@@ -156,6 +156,8 @@ class AccountRepository(Repository):
     """Base class of the repositories of records; a repository can be that of one account."""
 
     _scanned: ClassVar[TableSpec]
+    #: The column by which rows of all exchanges are ordered after the exchange.
+    _second: ClassVar[str] = "symbol"
 
     def __init__(
         self, session: Session | AsyncSession | ConnectedStore, *, account: str | None = None, clock: Clock = utc_now
@@ -193,7 +195,7 @@ class AccountRepository(Repository):
         if chosen is None:
             chosen = self._account
         elif self._account not in (None, chosen):
-            raise self._other_account(chosen)
+            raise self._other_account_error(chosen)
         return {} if chosen is None else {"account": chosen}
 
     def _assign_account(self, row: T) -> T:
@@ -206,11 +208,11 @@ class AccountRepository(Repository):
         if self._account in (None, given.account):
             return row
         if given.account:
-            raise self._other_account(given.account)
+            raise self._other_account_error(given.account)
         assigned: T = replace(given, account=self._account)
         return assigned
 
-    def _other_account(self, account: str) -> InvalidValueError:
+    def _other_account_error(self, account: str) -> InvalidValueError:
         return InvalidValueError(
             f"the account {show(account)} is not {show(self._account)}, whose rows this repository reads and writes; create "
             "another one for it, or one without account= for all"
@@ -221,7 +223,7 @@ class AccountRepository(Repository):
         return "" if self._account is None else f" of the account {show(self._account)}"
 
     async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
-        """Return the selected rows by time; those of all exchanges, oldest first, by exchange and symbol, then time."""
+        """Return the selected rows by time; those of all exchanges, oldest first, by exchange and `_second`, then time."""
 
         async def read(stores: Stores) -> list[Any]:
             selected = await stores.records.select(rows, descending=descending)
@@ -230,7 +232,7 @@ class AccountRepository(Repository):
             return selected
 
         found = await self._read(read)
-        return found if descending or "exchange" in rows.equal else sort_by_exchange(found)
+        return found if descending or "exchange" in rows.equal else sort_by_exchange(found, self._second)
 
     def _check_kept(self, capabilities: frozenset[Capability]) -> None:
         if Capability.RECORDS not in capabilities:

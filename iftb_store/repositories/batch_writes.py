@@ -101,6 +101,7 @@ async def write_apart(tables: AsyncIterator[pa.Table], write: WriteBatch) -> int
             results.append(await write(table))
             rows += table.num_rows
     except Exception as error:
+        # whatever stops the writes, the error says which rows are stored
         if not results:
             raise
         reason = str(error.orig) if isinstance(error, IntegrityError) else str(error)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet
 
-from iftb_store.abilities import SupportsExchanges, SupportsLookups
+from iftb_store.abilities import SupportsExchanges
 from iftb_store.errors import InvalidValueError
 from iftb_store.protocols import Stores
+from iftb_store.registry import find_lookups
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.values import checks
 from iftb_store.values.display import show
 
 #: The exchange of a call that names none.
 DEFAULT_EXCHANGE = "binance"
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 # the backends, one for each manager, for which the warning was logged
@@ -38,16 +36,19 @@ def check_one_exchange(exchange: object, method: str) -> str:
     return checks.name_text(exchange, "exchange")
 
 
-def sort_by_exchange(rows: Iterable[T]) -> list[T]:
-    """Sort rows, which are already ordered by time, by exchange, symbol and time; text is compared by its bytes."""
-    return sorted(rows, key=attrgetter("exchange", "symbol"))
+def sort_by_exchange(rows: Iterable[Any], second: str = "symbol") -> list[Any]:
+    """Sort rows, which are already ordered by time, by exchange, the column ``second`` and time; text is compared by its bytes.
+
+    Rows that have None in the column come first.
+    """
+    return sorted(rows, key=lambda row: (row.exchange, getattr(row, second) or ""))
 
 
 async def find_exchanges(stores: Stores, series: RowFilter) -> list[str]:
     """Return the exchanges that have bars with the symbol and timeframe of ``series`` in its window, ordered by their bytes."""
     equal = {name: value for name, value in series.equal.items() if name != "exchange"}
     window = RowFilter(BARS, equal, series.start, series.end)
-    for finder in (stores.bars, stores.lookups if isinstance(stores, SupportsLookups) else None):
+    for finder in (stores.bars, find_lookups(stores)):
         if isinstance(finder, SupportsExchanges):
             return await finder.find_exchanges(window)
     names = [one.exchange for one in await stores.bars.list_series() if (one.symbol, one.timeframe) == tuple(equal.values())]

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from iftb_store._io.tasks import import_modules
-from iftb_store.errors import FillConflictError, InvalidValueError
+from iftb_store.analytics.fills import check_fill_quantity
+from iftb_store.errors import FillConflictError
 from iftb_store.models import Fill
-from iftb_store.registry import require_arrow
-from iftb_store.repositories.base import RecordRepository, check_fields
-from iftb_store.repositories.exchanges import select_exchange, warn_of_records
-from iftb_store.repositories.recording import RowKey, list_differing_fields, read_key, record_row, record_rows
+from iftb_store.repositories.base import RecordRepository
+from iftb_store.repositories.recorded import RecordedRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.schema.row_checks import FILL_CHECKS
-from iftb_store.schema.scope import check_window
 from iftb_store.schema.table_spec import FILLS, RowFilter
 from iftb_store.values import checks
 from iftb_store.values.choices import Decimals
-from iftb_store.values.display import show, type_name
+from iftb_store.values.display import show
 
 if TYPE_CHECKING:
     from iftb_store.repositories.ohlcv import ArrowData
 
-# rows that are checked at once
-_CHUNK = 500
-# the columns that a table may lack, and what they are then
-_OPTIONAL: dict[str, Any] = {
-    **dict.fromkeys(("trade_id", "order_id", "fee_currency", "liquidity")),
-    "fee": Decimal(0),
-    "account": "",
-}
 
-
-class FillRepository(RecordRepository):
+class FillRepository(RecordedRepository, RecordRepository):
     """Stores the fills of orders, once each, and reads them.
 
     The exchange, account, symbol and fill_id name a fill. A stored fill never changes. `TradeRepository.apply_fills` sets the
@@ -60,6 +46,14 @@ class FillRepository(RecordRepository):
     """
 
     _scanned = FILLS
+    _noun = "fills"
+    _checks = FILL_CHECKS
+    _conflict_error = FillConflictError
+    _optional: ClassVar[Mapping[str, Any]] = {
+        **dict.fromkeys(("trade_id", "order_id", "fee_currency", "liquidity")),
+        "fee": Decimal(0),
+        "account": "",
+    }
 
     async def record(self, fill: Fill) -> bool:
         """Store a fill unless an equal one is stored; return whether it was new.
@@ -85,9 +79,7 @@ class FillRepository(RecordRepository):
             await fills.record(fill)  # -> True
             await fills.record(fill)  # -> False
         """
-        checked = self._check(fill)
-        async with self._stores() as stores:
-            return await record_row(stores, FILLS, replace(checked, created_at=self._now()), FILL_CHECKS, _conflict)
+        return await self._record(fill)
 
     async def record_many(self, fills: Iterable[Fill]) -> list[bool]:
         """Store the fills of which no equal one is stored, all or none; return for each whether it was new.
@@ -112,34 +104,7 @@ class FillRepository(RecordRepository):
             await fills.record_many([later[0], later[1], later[0]])  # -> [True, True, False]
             await fills.record_many(later)  # -> [False, False]
         """
-        if not isinstance(fills, Iterable) or isinstance(fills, Mapping | str):
-            raise InvalidValueError(f"fills must be a list of Fill, not {type_name(fills)}")
-        return await self._record_many(list(fills), "fills[{}]: ", 0)
-
-    async def _record_many(self, fills: list[Fill], place: str, first: int) -> list[bool]:
-        now, keys, rows = self._now(), list[RowKey](), dict[RowKey, Fill]()
-        for number, fill in enumerate(fills):
-            if number % _CHUNK == _CHUNK - 1:
-                await asyncio.sleep(0)
-            try:
-                checked = replace(self._check(fill), created_at=now)
-            except InvalidValueError as error:
-                raise InvalidValueError(f"{place.format(number + first)}{error}") from error
-            key = read_key(FILLS, checked)
-            if differing := list_differing_fields(rows.setdefault(key, checked), checked, FILL_CHECKS):
-                raise FillConflictError(
-                    f"{place.format(number + first)}the fill {show(checked.fill_id)} is a duplicate with another "
-                    f"{', '.join(differing)}; nothing was stored",
-                    differing,
-                )
-            keys.append(key)
-        if not rows:
-            return []
-        async with self._stores() as stores:
-            new = await record_rows(stores, FILLS, rows, tuple(FILL_CHECKS), _conflict)
-        # only the first of equal ones is new
-        seen: set[RowKey] = set()
-        return [key in new and not (key in seen or seen.add(key)) for key in keys]  # type: ignore[func-returns-value]
+        return await self._record_list(fills)
 
     async def get_by_trade(self, trade_id: str, *, account: str | None = None) -> list[Fill]:
         """Return the fills of a trade, ordered by timestamp, then id; oldest first.
@@ -188,12 +153,7 @@ class FillRepository(RecordRepository):
             day = await fills.get_range(start, start + timedelta(days=1), symbol="BTCUSDT")
             [fill.fill_id for fill in day]  # -> ['F-1', 'F-2']
         """
-        first, last = checks.utc(start, "start"), checks.utc(end, "end")
-        check_window(first, last)
-        equal = {**select_exchange(exchange), **self._choose_account(account)}
-        if symbol is not None:
-            equal["symbol"] = checks.name_text(symbol, "symbol")
-        return await self._select(RowFilter(FILLS, equal, first, last))
+        return await self._read_range(start, end, exchange, account, {"symbol": symbol})
 
     def stream(
         self,
@@ -228,21 +188,7 @@ class FillRepository(RecordRepository):
                 [fill.fill_id for fill in batch]  # -> ['F-1', 'F-2']
         """
         window = self._select_window(symbol, start, end, exchange, account)
-        return Stream(self._lists(window, checks.integer(batch_size, "batch_size", least=1)))
-
-    async def _lists(self, window: RowFilter, size: int) -> AsyncGenerator[list[Fill]]:
-        # a list begins at the last time of the one before, whose fills are left out
-        seen: set[int | None] = set()
-        async with self._stores(snapshot=True) as stores:
-            while batch := [
-                fill for fill in await stores.records.select(replace(window, limit=size + len(seen))) if fill.id not in seen
-            ]:
-                last = batch[-1].timestamp
-                same = {fill.id for fill in batch if fill.timestamp == last}
-                seen, window = (seen | same if last == window.start else same), replace(window, start=last)
-                yield batch
-            if not seen:
-                await warn_of_records(self._backend, stores, window)
+        return Stream(self._read_lists(window, checks.integer(batch_size, "batch_size", least=1)))
 
     async def write_arrow(
         self,
@@ -282,35 +228,12 @@ class FillRepository(RecordRepository):
             await fills.write_arrow(table)  # -> 0
             await fills.write_arrow(table.drop_columns(["exchange"]), exchange="coinbase")  # -> 2
         """
-        checks.optional_choice(decimals, "decimals", get_args(Decimals))
-        given = {
-            "symbol": checks.optional(checks.name_text, symbol, "symbol"),
-            "exchange": checks.optional(checks.name_text, exchange, "exchange"),
-        }
-        require_arrow()
-        await import_modules("pyarrow", "iftb_store.batches.record_input")
-        from iftb_store.batches.arrow_frames import collect_rows, name_columns
-        from iftb_store.batches.record_input import read_values
+        return await self._write_table(data, {"symbol": symbol, "exchange": exchange}, decimals)
 
-        table = await collect_rows(data, "fills as objects go to record or record_many")
-        if not table.num_rows:
-            return 0
-        named = await asyncio.to_thread(name_columns, table, given)
-        rows = await asyncio.to_thread(read_values, FILLS, named, _OPTIONAL, from_float=decimals is not None)
-        # a value that is missing in a row is refused by its check
-        required: dict[str, Any] = dict.fromkeys(name for name in FILL_CHECKS if name not in _OPTIONAL)
-        return sum(await self._record_many([Fill(**{**required, **row}) for row in rows], "row {}: ", 1))
+    def _check(self, row: object) -> Fill:
+        checked: Fill = super()._check(row)
+        check_fill_quantity(checked)
+        return checked
 
-    def _check(self, fill: Fill) -> Fill:
-        checked = check_fields(fill, Fill, FILL_CHECKS)
-        if checked.quantity <= 0:
-            raise InvalidValueError(f"quantity {checked.quantity} of a fill is not above 0; side says whether it bought or sold")
-        return self._assign_account(checked)
-
-
-def _conflict(given: Fill, differing: tuple[str, ...]) -> FillConflictError:
-    return FillConflictError(
-        f"the fill {show(given.fill_id)} of {show(given.symbol)} on {show(given.exchange)} is already stored with another "
-        f"{', '.join(differing)}; a stored fill does not change: find out which one is right, or use another fill_id",
-        differing,
-    )
+    def _describe(self, row: Fill) -> str:
+        return f"the fill {show(row.fill_id)} of {show(row.symbol)} on {show(row.exchange)}"

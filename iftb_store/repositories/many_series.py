@@ -12,12 +12,12 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from iftb_store._io.tasks import import_modules
-from iftb_store.abilities import Edges, SupportsLookups, SupportsManySeries, SupportsSeries
+from iftb_store.abilities import Edges, SupportsManySeries, SupportsSeries
 from iftb_store.batches.resampling import Bucket, Buckets, make_bars
-from iftb_store.errors import InvalidValueError, readable
+from iftb_store.errors import InvalidValueError, explain_unreadable
 from iftb_store.models import OHLCVBar
 from iftb_store.protocols import Stores
-from iftb_store.registry import require_arrow
+from iftb_store.registry import find_lookups, require_arrow
 from iftb_store.repositories.base import Repository
 from iftb_store.repositories.streams import Stream
 from iftb_store.schema.scope import make_filter
@@ -182,7 +182,7 @@ def _beyond(edge: datetime, timeframe: str, steps: int, name: str) -> datetime:
 
 async def _find_series(stores: Stores, selection: RowFilter) -> list[tuple[str, str, str]]:
     """Return the selected series as (exchange, symbol, timeframe), in this order."""
-    for finder in (stores.bars, stores.lookups if isinstance(stores, SupportsLookups) else None):
+    for finder in (stores.bars, find_lookups(stores)):
         if isinstance(finder, SupportsSeries):
             found = await finder.find_series(selection)
             break
@@ -193,7 +193,7 @@ async def _find_series(stores: Stores, selection: RowFilter) -> list[tuple[str, 
             for one in listed
             if all(getattr(one, name) == value for name, value in selection.equal.items())
         ]
-    with readable(BARS.name):
+    with explain_unreadable(BARS.name):
         # only raw SQL can have stored another timeframe
         return sorted(series for series in found if series[2] in TIMEFRAMES)
 
@@ -226,7 +226,7 @@ async def _scan_buckets(stores: Stores, window: RowFilter, buckets: Buckets) -> 
     for series in await _find_series(stores, RowFilter(BARS, window.equal)):
         left: RowFilter | None = replace(window, equal=dict(zip(SERIES, series, strict=True)))
         while left is not None:
-            with readable(BARS.name):
+            with explain_unreadable(BARS.name):
                 first = await stores.bars.read(replace(left, limit=1))
                 if not first:
                     break
@@ -251,7 +251,7 @@ def _make_batch(found: list[tuple[str, str, Bucket]], buckets: Buckets, target: 
     from iftb_store.batches.arrow import arrow_schema
 
     bars = list[OHLCVBar]()
-    with readable(BARS.name):
+    with explain_unreadable(BARS.name):
         for (exchange, symbol), series in groupby(found, itemgetter(0, 1)):
             bars += make_bars(buckets, (bucket for *_, bucket in series), (symbol, exchange, target), partial=partial)
     schema = pa.schema([arrow_schema(BARS).field(name) for name in BARS.compared])

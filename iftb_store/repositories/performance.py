@@ -41,7 +41,7 @@ def make_scope(
     first, last = checks.optional(checks.utc, start, "start"), checks.optional(checks.utc, end, "end")
     if first is not None and last is not None:
         check_window(first, last)
-    balance = checks.optional(checks.rounded_decimal, starting_balance, "starting_balance")
+    balance = checks.optional(checks.round_to_places, starting_balance, "starting_balance")
     if balance is not None and balance <= 0:
         raise InvalidValueError(f"starting_balance {balance} is not above 0; leave it out if it is unknown")
     return PerformanceScope(

@@ -49,13 +49,15 @@ async def record_row(stores: Stores, table: TableSpec, row: Any, fields: Iterabl
 
     Raises:
         Exception: the result of ``conflict``, if a row with the same key differs in one of the ``fields``.
+        TransientError: a row with the same key is stored, but the session does not see it.
     """
     try:
         await stores.records.insert(table, row)
-    except IntegrityError:
+    except IntegrityError as error:
         found = await stores.records.select(_select_key(table, read_key(table, row)))
         if not found:
-            raise
+            # e.g. after the snapshot of this transaction, or deleted again
+            raise operational_error("another session has stored the same row", error, transient=True) from error
         if differing := list_differing_fields(found[0], row, fields):
             raise conflict(row, differing) from None
         return False

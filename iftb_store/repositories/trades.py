@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -15,11 +14,12 @@ from sqlalchemy.exc import IntegrityError
 
 from iftb_store.analytics.statistics import trade_statistics
 from iftb_store.errors import InvalidValueError, NotFoundError, TradeConflictError, integrity_error
-from iftb_store.models import Trade, TradeChanges, TradeFilters, TradeStatistics, TradeTotals
+from iftb_store.models import Trade, TradeChanges, TradeFilters, TradeTotals
 from iftb_store.protocols import Stores
 from iftb_store.repositories.applied_fills import FillApplier
 from iftb_store.repositories.base import check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_others, warn_of_records
+from iftb_store.repositories.recording import list_differing_fields
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.scope import check_window
 from iftb_store.schema.table_spec import TRADES, RowFilter
@@ -29,11 +29,13 @@ from iftb_store.values.display import show
 from iftb_store.values.suggestions import suggest
 
 if TYPE_CHECKING:
-    from iftb_store.analytics.figures import PerformanceReport
+    from iftb_store.analytics.figures import PerformanceReport, TradeStatistics
 
 _log = logging.getLogger(__name__)
 # the backends, one for each manager, for which a trade was logged that is closed without its exit
 _logged: WeakSet[Any] = WeakSet()
+# the values of an open trade
+_OPEN: dict[str, Any] = {"action": "open", "realized_pnl": None}
 
 
 class TradeRepository(FillApplier):
@@ -129,7 +131,7 @@ class TradeRepository(FillApplier):
                 if not found:
                     raise
         stored: Trade = found[0]
-        differing = tuple(name for name in TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
+        differing = list_differing_fields(stored, checked, TRADE_CHECKS)
         if differing:
             raise TradeConflictError(
                 f"a trade with trade_id {show(checked.trade_id)} is already stored (id {stored.id}) with another "
@@ -241,7 +243,7 @@ class TradeRepository(FillApplier):
             # after a restart, whatever the exchange
             [trade.trade_id for trade in await trades.get_open(exchange=None)]  # -> ['T-2']
         """
-        return await self._select(self._filter(filters, symbol, side, exchange, {"action": "open", "realized_pnl": None}))
+        return await self._select(self._filter(filters, symbol, side, exchange, _OPEN))
 
     async def get_range(
         self,
@@ -278,25 +280,47 @@ class TradeRepository(FillApplier):
         check_window(first, last)
         return await self._select(replace(self._filter(filters, symbol, side, exchange), start=first, end=last))
 
-    async def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
-        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first.
+    async def get_recent(
+        self,
+        limit: int = 100,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        only_open: bool = False,
+        **filters: Unpack[TradeFilters],
+    ) -> list[Trade]:
+        """Return the newest trades, ordered by entry_time, then id; newest first.
 
         Args:
             limit: the maximum number of trades, at least 1.
+            symbol: only trades of this symbol; None: of all.
+            side: only long or only short trades; None: both.
+            exchange: only trades of this exchange; None (the default of this method): of all exchanges.
+            start: only trades with this entry_time or a later one; naive times are UTC. None: no limit.
+            end: only trades with this entry_time or an earlier one. None: no limit.
+            only_open: whether to return only open trades, as `get_open` defines them.
             **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The trades, open and closed; empty if there are none.
 
         Raises:
-            InvalidValueError: limit is below 1, or a value is one that no trade can have.
+            InvalidValueError: limit is below 1, start is after end, or a value is one that no trade can have.
 
         Example:
             [trade.trade_id for trade in await trades.get_recent(limit=2)]  # -> ['T-2', 'T-1']
             [trade.trade_id for trade in await trades.get_recent(tag="breakout")]  # -> ['T-1']
         """
         count = checks.integer(limit, "limit", least=1)
-        selection = replace(self._filter(filters, exchange=None), limit=count)
+        equal = _OPEN if checks.boolean(only_open, "only_open") else None
+        first, last = checks.optional(checks.utc, start, "start"), checks.optional(checks.utc, end, "end")
+        if first is not None and last is not None:
+            check_window(first, last)
+        chosen = self._filter(filters, symbol, side, exchange, equal)
+        selection = replace(chosen, start=first, end=last, limit=count)
         return await self._read(lambda stores: stores.records.select(selection, descending=True))
 
     async def get_by_symbol(
@@ -464,13 +488,6 @@ async def _find_realized(stores: Stores, since: datetime, selection: RowFilter) 
     equal = {name: value for name, value in selection.equal.items() if name != "exchange"}
     found = await stores.records.get_totals(since, replace(selection, equal=equal))
     return "other exchanges" if found.trades else None
-
-
-def _same(stored: object, given: object) -> bool:
-    # JSON is compared as text, because in Python True == 1, although JSON distinguishes true from 1
-    if isinstance(stored, dict) and isinstance(given, dict):
-        return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
-    return stored == given
 
 
 def _check_field_names(changes: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ def foreign_part_error(table: str, part: str) -> SchemaError:
     )
 
 
-def foreign_collation(table: str, column: str, collation: str) -> SchemaError:
+def find_foreign_collation(table: str, column: str, collation: str) -> SchemaError:
     """Return the error for a column whose collation is not bytewise, so that two different keys could compare as equal."""
     return SchemaError(
         f"the column {show(column)} of the table {show(table)} has the collation {show(collation)}, in which different "

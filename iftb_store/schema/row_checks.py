@@ -17,7 +17,7 @@ _BY_KIND: dict[ColumnKind, _Check] = {
     ColumnKind.TEXT: checks.text,
     ColumnKind.INTEGER: checks.integer,
     # bots compute these by division; bars are checked in `iftb_store.batches`, which never round
-    ColumnKind.DECIMAL: checks.rounded_decimal,
+    ColumnKind.DECIMAL: checks.round_to_places,
     ColumnKind.TIME: checks.utc,
     ColumnKind.JSON: lambda value, name: checks.json_object(checks.json_text(value, name)),
     ColumnKind.TEXTS: check_texts,

@@ -72,7 +72,7 @@ class TableScope:
         self.tables = [table for table in wanted if all(column in table.columns for column in self._chosen)]
         for table in self.tables:
             # creating the filters raises an error for values that no row can have
-            list(self.selections(table))
+            list(self.list_selections(table))
 
     @property
     def chosen(self) -> bool:
@@ -85,7 +85,7 @@ class TableScope:
         limited.tables = [table for table in self.tables if table in tables]
         return limited
 
-    def selections(self, table: TableSpec) -> Iterator[RowFilter]:
+    def list_selections(self, table: TableSpec) -> Iterator[RowFilter]:
         """Yield row filters that together select the rows of a table: one per exchange, symbol and timeframe selected."""
         for values in product(*self._chosen.values()):
             yield make_filter(table, self._start, self._end, **dict(zip(self._chosen, values, strict=True)))

@@ -15,6 +15,8 @@ from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.tables import CHOICES, NAME, SHORT, SINCE, Base, StoreNow
 from iftb_store.schema.types import ExactDecimal, JSONObject, TextList, UTCDateTime
 
+#: A row of a table of records.
+Record = Trade | Position | SystemEvent | Fill | LedgerEntry | BalanceSnapshot
 #: The greatest id that a copy or import accepts; half of the range of ids remains for new rows.
 GREATEST_ID = 2**62
 #: The columns of a series of bars.

@@ -30,18 +30,8 @@ from iftb_store.testing.sessions import counts, write_everywhere
 
 def trade_row(trade_id: str) -> TradeRow:
     """Return a sample trade as an ORM object."""
-    return TradeRow(
-        trade_id=trade_id,
-        symbol="BTCUSDT",
-        exchange="binance",
-        side="long",
-        action="open",
-        entry_price=Decimal("50000.25"),
-        quantity=Decimal("0.01"),
-        entry_time=T0,
-        leverage=Decimal(1),
-        fee=Decimal(0),
-    )
+    names = ("trade_id", "symbol", "exchange", "side", "action", "entry_price", "quantity", "entry_time", "leverage", "fee")
+    return TradeRow(**{name: getattr(trade(trade_id), name) for name in names})
 
 
 def bar_row() -> OHLCVRow:

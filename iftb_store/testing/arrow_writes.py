@@ -183,12 +183,12 @@ class WriteArrowTests(SuiteFixtures):
         repository: Any = OHLCVRepository(db)
         write = repository._write_batch
 
-        async def watched(self: Any, batch: Any, mode: str, *, report: bool) -> Any:
+        async def watch(self: Any, batch: Any, mode: str, *, report: bool) -> Any:
             stored.append(read)
             return await write.__func__(self, batch, mode, report=report)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(OHLCVRepository, "_write_batch", watched)
+            patch.setattr(OHLCVRepository, "_write_batch", watch)
             await repository.write_arrow(reader, symbol="X", timeframe="1m", exchange="binance")
         assert stored == [2, 3, 4]
         assert await raw.count(db, "ohlcv") == 210_000

@@ -184,6 +184,7 @@ async def find_error(call: Awaitable[object]) -> Exception | None:
     try:
         await call
     except Exception as error:
+        # the caller checks the error's type
         return error
     return None
 

@@ -1,4 +1,4 @@
-"""Calls with hostile values for `hostile.METHODS`: the methods that work on whole series, and that read or write Arrow."""
+"""The calls of `iftb_store.testing.hostile` for the methods that work on whole series, and those that read or write Arrow."""
 
 from __future__ import annotations
 
@@ -95,7 +95,14 @@ async def _resample_all(one: Try) -> int:
     return 0
 
 
+async def _list_series(one: Try) -> int:
+    (series,) = await OHLCVRepository(one.session).list_series(**one.changed())
+    assert hasattr(series, "count") is bool(one.value)
+    return 0
+
+
 METHODS: dict[str, Attempt] = {
+    "OHLCVRepository.list_series": _list_series,
     "OHLCVRepository.write_arrow": _write_arrow,
     "OHLCVRepository.delete_range": _delete_range,
     "OHLCVRepository.get_coverage": _get_coverage,

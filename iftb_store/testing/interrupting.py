@@ -50,7 +50,7 @@ class InterruptTests(SuiteFixtures):
 
         task = asyncio.create_task(run())
         await started.wait()
-        # wait until the statement runs in its thread or on the server
+        # no engine shows another session that the statement runs in its thread or on the server
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -83,6 +83,7 @@ class InterruptTests(SuiteFixtures):
 
         task = asyncio.create_task(run())
         await started.wait()
+        # no engine shows another session that the statement runs
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -201,7 +201,7 @@ class DisconnectTests(SuiteFixtures):
     @_LEAVES_OPEN
     async def test_a_running_statement_is_interrupted(self, db: DatabaseManager) -> None:
         writing = asyncio.create_task(OHLCVRepository(db).insert_many(hourly(20_000)))
-        await until(lambda: bool(db.in_use))
+        await wait_until(lambda: bool(db.in_use))
         await db.disconnect(grace=0)
         with pytest.raises(OperationalError):
             await writing
@@ -214,7 +214,7 @@ class DisconnectTests(SuiteFixtures):
             await add(session)
             # both bars have the same key, so that the write also waits on engines with concurrent writers
             writing = asyncio.create_task(add(other))
-            await until(lambda: bool(other.in_use))
+            await wait_until(lambda: bool(other.in_use))
             await other.disconnect(grace=0)
             with pytest.raises((OperationalError, NotConnectedError), match="connect"):
                 await writing
@@ -225,7 +225,7 @@ class DisconnectTests(SuiteFixtures):
     async def test_sessions_that_wait_for_a_place_are_closed_too(self, db: DatabaseManager, url: str) -> None:
         async with DatabaseManager(url, pool_size=1, max_overflow=0) as small:
             reading = [asyncio.create_task(small.run(_read_and_wait, retries=0)) for _ in range(4)]
-            await until(lambda: bool(small.in_use))
+            await wait_until(lambda: bool(small.in_use))
             await small.disconnect(grace=0)
             for task in reading:
                 task.cancel()
@@ -275,7 +275,7 @@ class DisconnectTests(SuiteFixtures):
         assert await raw.value(db, "SELECT 1") == 1
 
 
-async def until(happened: Callable[[], bool]) -> None:
+async def wait_until(happened: Callable[[], bool]) -> None:
     """Let the other tasks run until the function ``happened`` returns True."""
     async with asyncio.timeout(60):
         while not happened():  # noqa: ASYNC110 - there is no event to wait for

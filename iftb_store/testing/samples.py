@@ -36,20 +36,22 @@ class Clock:
         self.now += by
 
 
+# dataclasses.replace would take most of the time of a test that makes thousands of bars
+_BAR: dict[str, Any] = {
+    "symbol": "BTCUSDT",
+    "exchange": "binance",
+    "timeframe": "1h",
+    "open": Decimal("50000.1"),
+    "high": Decimal("51000.2"),
+    "low": Decimal("49500.3"),
+    "close": Decimal("50500.4"),
+    "volume": Decimal("100.5"),
+}
+
+
 def bar(timestamp: datetime = T0, **changes: Any) -> OHLCVBar:
     """Return a bar of BTCUSDT on binance with the timeframe 1h; ``changes`` override its fields."""
-    plain = OHLCVBar(
-        symbol="BTCUSDT",
-        exchange="binance",
-        timeframe="1h",
-        timestamp=timestamp,
-        open=Decimal("50000.1"),
-        high=Decimal("51000.2"),
-        low=Decimal("49500.3"),
-        close=Decimal("50500.4"),
-        volume=Decimal("100.5"),
-    )
-    return replace(plain, **changes)
+    return OHLCVBar(**{**_BAR, "timestamp": timestamp, **changes})
 
 
 def hourly(count: int, **changes: Any) -> list[OHLCVBar]:

@@ -26,8 +26,8 @@ from iftb_store.transfer.progress import ProgressCallback, ProgressFactory, repo
 from iftb_store.transfer.reports import BackupReport
 from iftb_store.url import parse_url
 from iftb_store.values import checks
-from iftb_store.values.display import show, type_name
-from iftb_store.values.file_identity import BESIDE, database_of, file_identity
+from iftb_store.values.display import show
+from iftb_store.values.file_identity import BESIDE, file_identity, find_database
 
 #: The engine of the backup file if a backend has no backup method; and the URL options that open a backup read-only.
 PORTABLE = "sqlite"
@@ -96,8 +96,8 @@ async def backup(
         await get_stores(session).read_rows(RowFilter(kept[-1], limit=1))
     with _open_partial(folder):
         if own_way:
-            with step("backup") as tell:
-                await db.ability(SupportsBackup).backup(os.fspath(partial), tell)
+            with step("backup") as report_progress:
+                await db.ability(SupportsBackup).backup(os.fspath(partial), report_progress)
         else:
             await _copy(db, writer, step)
         query = db.ability(SupportsBackup).backup_query if own_way else {}
@@ -184,9 +184,7 @@ def _empty(place: int) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
-    given = checks.text(os.fspath(path), "path")
+    given = checks.file_path(path, "path")
     if not given or not (target := Path(given).absolute()).name:
         raise InvalidValueError("the path of the backup is empty; give one, e.g. bot.backup")
     return target
@@ -201,7 +199,7 @@ def _check_target(target: Path, overwrite: bool, identity: str) -> None:
             raise InvalidValueError(f"{name} is a directory; give a file in it")
         if target.exists() and file_identity(os.fspath(target)) == identity:
             raise InvalidValueError(f"{name} is the database itself; give the backup another name")
-        if (database := database_of(target)) is not None:
+        if (database := find_database(target)) is not None:
             raise InvalidValueError(f"{name} belongs to the database {_show(database)}; give another name")
         if target.exists() and not overwrite:
             raise InvalidValueError(f"{name} already exists; give another name, or overwrite it (--overwrite, overwrite=True)")

@@ -35,7 +35,7 @@ from iftb_store.transfer.matching import (
 )
 from iftb_store.transfer.plan import DirtyRange, LastCommitted, Partition, RowReader
 from iftb_store.transfer.planner import Copied, Plan, Planner
-from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
+from iftb_store.transfer.progress import ProgressFactory, make_row_counter, report_nothing
 from iftb_store.transfer.verify import compare_values, format_key, format_value, summarise
 from iftb_store.values import checks
 from iftb_store.values.choices import CONFLICTS, Conflict
@@ -112,7 +112,7 @@ class Copy:
         self._full = full or self._refuse
         self._digests = DayDigests(destination)
         self._step = step
-        self._theirs = LastCommitted(destination)
+        self._destination_reader = LastCommitted(destination)
         self.moved = 0
 
     async def run(self, *, dry: bool = False) -> Report[Copied]:
@@ -141,46 +141,46 @@ class Copy:
         await reading.require_schema(self._source, self._scope.tables)
         await reading.require_schema(self._destination, self._scope.tables, insert=not dry)
         async with reading.open_snapshot(self._source, self._scope.tables) as session:
-            ours = MappedEvents(get_stores(session))
+            source_reader = MappedEvents(get_stores(session))
             if EVENTS in self._scope.tables:
-                ours.position_ids = await match_positions(ours, self._theirs)
+                source_reader.position_ids = await match_positions(source_reader, self._destination_reader)
             with_ids = [table for table in self._scope.tables if table.has_own_ids]
             last = {table: await read_greatest_id(session, self._scope, table) for table in with_ids}
-            plans = await self._compare(session, ours, self._scope)
-            matchers = {table: await self._check(ours, table, _choose(plans, table)) for table in self._scope.tables}
+            plans = await self._compare(session, source_reader, self._scope)
+            matchers = {table: await self._check(source_reader, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
                 coverage = CoverageCopy(session, self._destination, self._scope, equal=self._delete)
                 await coverage.prepare()
-                await self._write(session, ours, plans, matchers, last)
-                await self._verify(ours, plans, matchers)
+                await self._write(session, source_reader, plans, matchers, last)
+                await self._verify(source_reader, plans, matchers)
                 await coverage.write()
         return Report((plan.copied for plan in plans), self._left_out)
 
-    async def _compare(self, session: Any, ours: RowReader, scope: TableScope) -> list[Plan]:
+    async def _compare(self, session: Any, source_reader: RowReader, scope: TableScope) -> list[Plan]:
         """Compare the stores, and return what to write for each partition (a series of bars, or the rows of another table)."""
-        here = await reading.find_partitions(session, scope)
+        source_partitions = await reading.find_partitions(session, scope)
         async with open_complete_session(self._destination, scope.tables) as other:
-            there = await reading.find_partitions(other, scope)
+            destination_partitions = await reading.find_partitions(other, scope)
         await self._digests.check()
         snapshot = get_stores(session) if Capability.ISOLATION in self._source.capabilities else None
-        planner = Planner(snapshot, ours, self._theirs, self._digests, delete=self._delete, full=self._full)
-        with self._step("compare") as tell:
-            return await planner.make_plans(here, there, tell)
+        planner = Planner(snapshot, source_reader, self._destination_reader, self._digests, delete=self._delete, full=self._full)
+        with self._step("compare") as report_progress:
+            return await planner.make_plans(source_partitions, destination_partitions, report_progress)
 
-    async def _check(self, ours: MappedEvents, table: TableSpec, plans: list[Plan]) -> Matcher:
+    async def _check(self, source_reader: MappedEvents, table: TableSpec, plans: list[Plan]) -> Matcher:
         """Count the rows to insert, update and delete; raise an error if a row must not be written."""
-        translated = ours.position_ids is not None
+        translated = source_reader.position_ids is not None
         matcher = Matcher(table, keep_ids=self._keep_ids, delete=self._delete, translated=translated)
         if not any(plan.runs for plan in plans):
             return matcher
-        with self._step(f"check {table.name}") as tell:
+        with self._step(f"check {table.name}") as report_progress:
             # a bar that only the source has cannot conflict with another one
             runs = [[run for run in plan.runs if table.has_own_ids or not run.fresh] for plan in plans]
-            count = count_rows(tell, sum(run.rows for part in runs for run in part))
+            count = make_row_counter(report_progress, sum(run.rows for part in runs for run in part))
             for index, (plan, part) in enumerate(zip(plans, runs, strict=True)):
                 if not table.has_own_ids:
                     plan.copied.inserted += sum(run.rows for run in plan.runs if run.fresh)
-                async for diff in self._changes(ours, plan, part):
+                async for diff in self._changes(source_reader, plan, part):
                     self._take(plan, diff, matcher)
                     if table.has_own_ids:
                         await asyncio.to_thread(matcher.take, index, plan.partition, diff)
@@ -195,9 +195,9 @@ class Copy:
                 copied.inserted, copied.updated = matcher.new[index], matcher.changed[index]
                 copied.deleted, copied.kept = (extra[index], 0) if self._delete else (0, extra[index])
         if self._refuse and matcher.pairs.num_rows:
-            await self._refuse_pair(ours, table, matcher)
+            await self._refuse_pair(source_reader, table, matcher)
         if table is POSITIONS:
-            await self._refuse_open(ours, plans, matcher)
+            await self._refuse_open(source_reader, plans, matcher)
         return matcher
 
     def _take(self, plan: Plan, diff: RowDiff, matcher: Matcher) -> None:
@@ -209,38 +209,38 @@ class Copy:
             if table.has_own_ids:
                 versions = pc.invert(matcher.is_other(diff))
                 pairs = [(diff.changed.filter(versions), diff.stored.filter(versions))]
-            for mine, its in pairs:
-                self._refuse_change(table, mine.slice(0, 1).to_pylist(), its.slice(0, 1).to_pylist())
+            for source_rows, stored_rows in pairs:
+                self._refuse_change(table, source_rows.slice(0, 1).to_pylist(), stored_rows.slice(0, 1).to_pylist())
         extra = pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
         plan.copied.inserted += diff.new.num_rows
         plan.copied.updated += diff.changed.num_rows
         plan.copied.deleted += extra if self._delete else 0
         plan.copied.kept += 0 if self._delete else extra
 
-    async def _refuse_pair(self, ours: RowReader, table: TableSpec, matcher: Matcher) -> None:
+    async def _refuse_pair(self, source_reader: RowReader, table: TableSpec, matcher: Matcher) -> None:
         """Raise CollisionError for the first row that the destination has under another id and with other values."""
         for pair in matcher.pairs.filter(matcher.pairs["changed"]).slice(0, 1).to_pylist():
-            mine = (await ours.read_rows(select_id(table, pair["source"]))).to_pylist()
-            its = (await self._theirs.read_rows(select_id(table, pair["destination"]))).to_pylist()
-            self._refuse_change(table, mine, [its[0] | {"id": pair["source"]}])
+            source_rows = (await source_reader.read_rows(select_id(table, pair["source"]))).to_pylist()
+            stored_rows = (await self._destination_reader.read_rows(select_id(table, pair["destination"]))).to_pylist()
+            self._refuse_change(table, source_rows, [stored_rows[0] | {"id": pair["source"]}])
 
     @staticmethod
-    def _refuse_change(table: TableSpec, mine: list[dict[str, Any]], its: list[dict[str, Any]]) -> None:
-        for ours, theirs in zip(mine, its, strict=True):
-            first = compare_values(table, ours, theirs)[0]
+    def _refuse_change(table: TableSpec, source_rows: list[dict[str, Any]], stored_rows: list[dict[str, Any]]) -> None:
+        for source_row, stored_row in zip(source_rows, stored_rows, strict=True):
+            first = compare_values(table, source_row, stored_row)[0]
             raise CollisionError(
                 f"{table.name} {format_key(first.row)}: the {first.column} is {format_value(first.source)} in the source and "
                 f"{format_value(first.destination)} in the destination; nothing was written; without --on-conflict refuse the "
                 "source wins"
             )
 
-    async def _refuse_open(self, ours: RowReader, plans: list[Plan], matcher: Matcher) -> None:
+    async def _refuse_open(self, source_reader: RowReader, plans: list[Plan], matcher: Matcher) -> None:
         """Raise CollisionError if the copy would leave two open positions with the same exchange, account, symbol and side."""
         stays, opening = await self._read_open(), dict[tuple[str, ...], int]()
         for row in matcher.extra.to_pylist() if self._delete else ():
             stays.pop(row["id"], None)
         for plan in plans:
-            async for batch in self._read_source(ours, plan):
+            async for batch in self._read_source(source_reader, plan):
                 for rows in matcher.place(batch):
                     for row in rows.select(["id", "status", *_OPEN_KEY]).to_pylist():
                         stays.pop(row["id"], None)
@@ -261,27 +261,27 @@ class Copy:
         return {row.id: tuple(getattr(row, name) for name in _OPEN_KEY) for row in rows}
 
     async def _replan_events(
-        self, session: Any, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]
+        self, session: Any, source_reader: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]
     ) -> None:
         """Compare the events again if positions that were just written have new ids."""
-        position_ids = await match_positions(ours, self._theirs)
-        if position_ids != ours.position_ids:
-            ours.position_ids = position_ids
+        position_ids = await match_positions(source_reader, self._destination_reader)
+        if position_ids != source_reader.position_ids:
+            source_reader.position_ids = position_ids
             plans[:] = [plan for plan in plans if plan.partition.table is not EVENTS]
-            plans += await self._compare(session, ours, self._scope.limit([EVENTS]))
-            matchers[EVENTS] = await self._check(ours, EVENTS, _choose(plans, EVENTS))
+            plans += await self._compare(session, source_reader, self._scope.limit([EVENTS]))
+            matchers[EVENTS] = await self._check(source_reader, EVENTS, _choose(plans, EVENTS))
 
     async def _write(
         self,
         session: Any,
-        ours: MappedEvents,
+        source_reader: MappedEvents,
         plans: list[Plan],
         matchers: dict[TableSpec, Matcher],
         last: dict[TableSpec, pa.Table],
     ) -> None:
         total = sum(plan.copied.inserted + plan.copied.updated + plan.copied.deleted for plan in plans)
-        with self._step("copy") as tell:
-            count = count_rows(tell, total)
+        with self._step("copy") as report_progress:
+            count = make_row_counter(report_progress, total)
 
             def wrote(rows: int) -> None:
                 self.moved += rows
@@ -289,33 +289,33 @@ class Copy:
 
             for table in self._scope.tables:
                 if table is EVENTS and any(plan.copied.inserted or plan.copied.deleted for plan in _choose(plans, POSITIONS)):
-                    await self._replan_events(session, ours, plans, matchers)
+                    await self._replan_events(session, source_reader, plans, matchers)
                 chosen, matcher = _choose(plans, table), matchers[table]
                 if not table.has_own_ids:
                     for plan in chosen:
                         await self._digests.forget(plan.partition, None if plan.whole else [*plan.runs, *plan.stale])
                 if self._delete:
-                    await self._delete_extra(ours, chosen, matcher, count)
+                    await self._delete_extra(source_reader, chosen, matcher, count)
                 if not any(plan.copied.inserted or plan.copied.updated for plan in chosen):
                     continue
                 if table.has_own_ids:
-                    await self._write_first(ours, chosen, matcher, last[table])
+                    await self._write_first(source_reader, chosen, matcher, last[table])
                 writer = writing.RowWriter(self._destination, table, wrote, replace=matcher.assigns)
                 for plan in chosen:
                     if plan.whole:
-                        await self._move_whole(ours, plan, writer)
+                        await self._move_whole(source_reader, plan, writer)
                     elif plan.copied.inserted or plan.copied.updated:
-                        await self._put_changes(ours, plan, matcher, writer)
+                        await self._put_changes(source_reader, plan, matcher, writer)
                     if table.has_own_ids:
                         await writer.flush()
                 await writer.flush()
 
-    async def _put_changes(self, ours: RowReader, plan: Plan, matcher: Matcher, writer: writing.RowWriter) -> None:
+    async def _put_changes(self, source_reader: RowReader, plan: Plan, matcher: Matcher, writer: writing.RowWriter) -> None:
         if not matcher.table.has_own_ids:
-            async for diff in self._changes(ours, plan, plan.runs):
+            async for diff in self._changes(source_reader, plan, plan.runs):
                 await writer.add(pa.concat_tables([diff.new, diff.changed]).sort_by(matcher.table.key[-1]))
             return
-        async for batch in self._read_source(ours, plan):
+        async for batch in self._read_source(source_reader, plan):
             rows, without_ids = matcher.place(batch)
             await writer.add(rows)
             if without_ids.num_rows:
@@ -324,13 +324,13 @@ class Copy:
                 writer.wrote(without_ids.num_rows)
 
     @staticmethod
-    async def _read_source(ours: RowReader, plan: Plan) -> AsyncIterator[pa.Table]:
+    async def _read_source(source_reader: RowReader, plan: Plan) -> AsyncIterator[pa.Table]:
         for run in plan.runs:
-            async with aclosing(reading.read_batches(ours, plan.partition, run)) as batches:
+            async with aclosing(reading.read_batches(source_reader, plan.partition, run)) as batches:
                 async for rows in batches:
                     yield rows
 
-    async def _write_first(self, ours: RowReader, plans: list[Plan], matcher: Matcher, last: pa.Table) -> None:
+    async def _write_first(self, source_reader: RowReader, plans: list[Plan], matcher: Matcher, last: pa.Table) -> None:
         """Write the rows that must be written first: the row with the greatest id, and changed positions.
 
         The row with the greatest id is written first only if ids are kept. The changed positions are those that are open in the
@@ -340,17 +340,19 @@ class Copy:
         if table is POSITIONS:
             is_open = pa.array(await self._read_open(), pa.int64())
             for plan in plans:
-                async for batch in self._read_source(ours, plan):
+                async for batch in self._read_source(source_reader, plan):
                     rows = matcher.place(batch)[0]
                     first.append(rows.filter(pc.is_in(rows["id"], value_set=is_open)))
         if not matcher.assigns:
-            stored = await self._theirs.read_rows(select_id(table, last["id"][0].as_py()))
+            stored = await self._destination_reader.read_rows(select_id(table, last["id"][0].as_py()))
             known = pa.concat_tables([stored, *first])["id"].combine_chunks()
             first.append(last.filter(pc.invert(pc.is_in(last["id"], value_set=known))))
         if (rows := pa.concat_tables(first)).num_rows:
             await writing.put(self._destination, table, rows.sort_by("id"), replace=matcher.assigns)
 
-    async def _delete_extra(self, ours: RowReader, plans: list[Plan], matcher: Matcher, count: Callable[[int], None]) -> None:
+    async def _delete_extra(
+        self, source_reader: RowReader, plans: list[Plan], matcher: Matcher, count: Callable[[int], None]
+    ) -> None:
         """Delete the selected rows that only the destination has."""
         if matcher.extra.num_rows:
             for first in range(0, matcher.extra.num_rows, reading.ROWS):
@@ -359,14 +361,14 @@ class Copy:
             return
         for plan in plans:
             if plan.copied.deleted:
-                async for diff in self._changes(ours, plan, plan.runs):
+                async for diff in self._changes(source_reader, plan, plan.runs):
                     rows = diff.extra.filter(select_rows(diff.extra, plan.partition.selection))
                     await writing.drop(self._destination, matcher.table, rows)
                     count(rows.num_rows)
 
-    async def _move_whole(self, ours: RowReader, plan: Plan, writer: writing.RowWriter) -> None:
+    async def _move_whole(self, source_reader: RowReader, plan: Plan, writer: writing.RowWriter) -> None:
         digester = Digester(plan.partition.table, plan.partition.selection.equal)
-        async with aclosing(reading.prefetch(reading.read_batches(ours, plan.partition))) as coming:
+        async with aclosing(reading.prefetch(reading.read_batches(source_reader, plan.partition))) as coming:
             async for rows in coming:
                 await reading.gather_both(asyncio.to_thread(digester.take, rows), writer.add(rows))
         parts = digester.parts()
@@ -376,52 +378,53 @@ class Copy:
         plan.proofs = [compute_checksum(parts)] if parts else []
         plan.copied.equal = not parts
 
-    async def _verify(self, ours: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
+    async def _verify(self, source_reader: MappedEvents, plans: list[Plan], matchers: dict[TableSpec, Matcher]) -> None:
         """Read the written rows again and compare their checksums with the source's; if a checksum differs, compare the rows."""
-        with self._step("verify") as tell:
-            count = count_rows(tell, None)
+        with self._step("verify") as report_progress:
+            count = make_row_counter(report_progress, None)
             for table in self._scope.tables:
-                by_pairs = matchers[table].assigns or (table is EVENTS and ours.position_ids is not None)
+                by_pairs = matchers[table].assigns or (table is EVENTS and source_reader.position_ids is not None)
                 for plan in _choose(plans, table):
                     if plan.runs and not by_pairs:
-                        await self._verify_plan(ours, plan, count)
+                        await self._verify_plan(source_reader, plan, count)
                     plan.copied.equal = True
                     if not table.has_own_ids:
                         await self._digests.write(plan.partition, plan.read, plan.fingerprints)
                 if by_pairs:
-                    await self._require_pairs(ours, _choose(plans, table))
+                    await self._require_pairs(source_reader, _choose(plans, table))
 
-    async def _verify_plan(self, ours: RowReader, plan: Plan, count: Callable[[int], None]) -> None:
+    async def _verify_plan(self, source_reader: RowReader, plan: Plan, count: Callable[[int], None]) -> None:
         plan.copied.kept = 0
         read = [chunk for chunk in plan.read if not any(run.first <= chunk.number <= run.last for run in plan.runs)]
         for run, proof in zip(plan.runs, plan.proofs, strict=True):
-            found = await reading.digest_partition(self._theirs, plan.partition, run, count)
+            found = await reading.digest_partition(self._destination_reader, plan.partition, run, count)
             read += found
             if compute_checksum(found) != proof:
-                plan.copied.kept += await self._require_all(ours, plan, run)
+                plan.copied.kept += await self._require_all(source_reader, plan, run)
         plan.read = read
 
-    async def _require_pairs(self, ours: MappedEvents, plans: list[Plan]) -> None:
+    async def _require_pairs(self, source_reader: MappedEvents, plans: list[Plan]) -> None:
         """Raise an error unless each row of the source has its values in the destination; the ids may differ.
 
         Raises:
             StoreError: the destination lacks a row of the source, or has other values in it.
         """
-        matcher = Matcher(plans[0].partition.table, translated=ours.position_ids is not None)
+        matcher = Matcher(plans[0].partition.table, translated=source_reader.position_ids is not None)
         for index, plan in enumerate(plans):
-            mine, its = await reading.gather_both(
-                reading.digest_partition(ours, plan.partition), reading.digest_partition(self._theirs, plan.partition)
+            source_chunks, stored_chunks = await reading.gather_both(
+                reading.digest_partition(source_reader, plan.partition),
+                reading.digest_partition(self._destination_reader, plan.partition),
             )
-            async for diff in self._changes(ours, plan, reading.find_dirty_ranges(mine, its)):
+            async for diff in self._changes(source_reader, plan, reading.find_dirty_ranges(source_chunks, stored_chunks)):
                 await asyncio.to_thread(matcher.take, index, plan.partition, diff)
         await matcher.pair()
         extra = Counter(matcher.extra["part"].to_pylist())
         for index, plan in enumerate(plans):
             plan.copied.kept = extra[index]
             if matcher.new[index] or matcher.changed[index]:
-                raise _differs(plan.partition)
+                raise _has_changed(plan.partition)
 
-    async def _require_all(self, ours: RowReader, plan: Plan, run: DirtyRange) -> int:
+    async def _require_all(self, source_reader: RowReader, plan: Plan, run: DirtyRange) -> int:
         """Raise an error unless the destination has all source rows of some chunks; count the rows that only it has.
 
         Raises:
@@ -429,16 +432,18 @@ class Copy:
         """
         kept = 0
         # a range that was empty in the destination before may have been written to by other clients during the copy
-        async with aclosing(compare_partition(ours, self._theirs, plan.partition, run._replace(fresh=False))) as found:
+        async with aclosing(
+            compare_partition(source_reader, self._destination_reader, plan.partition, run._replace(fresh=False))
+        ) as found:
             async for diff in found:
                 kept += pc.sum(select_rows(diff.extra, plan.partition.selection)).as_py() or 0
                 if diff.new.num_rows or diff.changed.num_rows or diff.twice:
-                    raise _differs(plan.partition)
+                    raise _has_changed(plan.partition)
         return kept
 
-    async def _changes(self, ours: RowReader, plan: Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
+    async def _changes(self, source_reader: RowReader, plan: Plan, runs: list[DirtyRange]) -> AsyncIterator[RowDiff]:
         for run in runs:
-            async with aclosing(compare_partition(ours, self._theirs, plan.partition, run)) as found:
+            async with aclosing(compare_partition(source_reader, self._destination_reader, plan.partition, run)) as found:
                 async for diff in found:
                     yield diff
 
@@ -466,7 +471,7 @@ def _choose(plans: list[Plan], table: TableSpec) -> list[Plan]:
     return [plan for plan in plans if plan.partition.table is table]
 
 
-def _differs(partition: Partition) -> StoreError:
+def _has_changed(partition: Partition) -> StoreError:
     return StoreError(
         f"{partition.name} differs from the source after the copy: the destination was written to, or has a duplicate bar; run "
         "the same command again, and use `iftb-store verify` to see the differences"

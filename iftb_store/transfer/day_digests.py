@@ -18,7 +18,7 @@ from iftb_store.schema.table_spec import DIGESTS, SERIES, RowFilter
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.transfer.access import open_complete_session, require_complete_reads
 from iftb_store.transfer.digests import DAY, Chunk
-from iftb_store.transfer.kept import keeps_digests
+from iftb_store.transfer.kept import has_digests
 from iftb_store.transfer.plan import DirtyRange, Partition
 from iftb_store.transfer.writing import drop
 
@@ -47,7 +47,7 @@ class DayDigests:
 
     def __init__(self, db: ConnectedStore) -> None:
         self._db = db
-        self._usable = keeps_digests(db)
+        self._usable = has_digests(db)
         # the digests that the destination had when they were read, but for those that were forgotten
         self._seen = dict[tuple[str, ...], dict[int, Kept]]()
 

@@ -63,21 +63,21 @@ async def compare_partition(
             async for rows in coming:
                 yield RowDiff(rows, none, none, none, 0, _find_repeated(partition.table, rows, none))
         return
-    async for ours, theirs in _align(
+    async for source_rows, destination_rows in _align(
         partition.table, read_batches(source, partition, run), read_batches(destination, partition.unbounded, run)
     ):
-        yield await asyncio.to_thread(compare_rows, partition.table, ours, theirs)
+        yield await asyncio.to_thread(compare_rows, partition.table, source_rows, destination_rows)
 
 
 def compare_rows(table: TableSpec, source: pa.Table, destination: pa.Table) -> RowDiff:
     """Match rows of the source and of the destination by their keys, and return the differences."""
-    ours, theirs = read_positions(source, table), read_positions(destination, table)
-    where: Any = pc.index_in(ours, value_set=theirs)
+    source_places, destination_places = read_positions(source, table), read_positions(destination, table)
+    where: Any = pc.index_in(source_places, value_set=destination_places)
     is_new: Any = pc.is_null(where)
     known = source.filter(pc.invert(is_new))
     stored = destination.take(where.drop_null())
     differs: Any = pc.not_equal(encode_rows(known, table), encode_rows(stored, table))
-    extra: Any = pc.is_null(pc.index_in(theirs, value_set=ours))
+    extra: Any = pc.is_null(pc.index_in(destination_places, value_set=source_places))
     changed = known.filter(differs)
     same = known.num_rows - changed.num_rows
     twice = _find_repeated(table, source, destination)

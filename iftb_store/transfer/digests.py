@@ -1,14 +1,15 @@
 """Computes checksums of rows that are the same on every engine, because they cover the values, not the storage format.
 
-A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.compared`: the fields of Trade,
-Position and SystemEvent, including ids and the times set by the store; the fields of OHLCVBar without id and created_at, which
+A row is encoded as the bytes of its columns, one after the other, in the order of `TableSpec.compared`: the fields of Trade
+and the other records, including ids and the times set by the store; the fields of OHLCVBar without id and created_at, which
 each store sets itself. NULL is encoded as one byte 0; any other value as one byte 1 followed by
 
 - an integer as 8 bytes, signed; a time as the integer of its microseconds since 1970-01-01 UTC;
 - a decimal as 16 bytes, signed: the integer of its value times 10**18;
 - text as the number of its UTF-8 bytes, in 8 bytes, followed by these bytes;
 - a JSON object as text in canonical form: the result of `json.loads`, written by `json.dumps` with sorted keys, without
-  white space, in ASCII. Text that is not valid JSON is encoded unchanged.
+  white space, in ASCII. Text that is not valid JSON is encoded unchanged;
+- a list of texts as `iftb_store.values.tags` writes it.
 
 All integers are little-endian. A chunk is the bars of one series on one day in UTC, or the rows of another table whose
 ``id // 10_000`` is the same. The digest of a chunk is BLAKE2b with 16 bytes over its rows in key order. The checksum of a
@@ -48,7 +49,7 @@ class Chunk(NamedTuple):
     digest: bytes
 
 
-def part_size(table: TableSpec) -> int:
+def get_part_size(table: TableSpec) -> int:
     """Return the size of a chunk (the rows that have one digest): microseconds for bars, a number of ids for other tables."""
     return DAY if table is BARS else IDS
 
@@ -104,7 +105,7 @@ class Digester:
     def __init__(self, table: TableSpec, fixed: Mapping[str, str] | None = None) -> None:
         self._table = table
         self._fixed = fixed
-        self._size = part_size(table)
+        self._size = get_part_size(table)
         self._parts: list[Chunk] = []
         self._number: int | None = None
         self._rows = 0

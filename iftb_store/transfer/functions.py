@@ -18,10 +18,9 @@ from iftb_store.transfer.access import check_store
 from iftb_store.transfer.kept import limit_scope
 from iftb_store.transfer.progress import ProgressCallback, report_steps
 from iftb_store.transfer.reports import CopyReport, RestoreReport, VerifyReport, report_copied, report_verified
-from iftb_store.url import bound_memory
+from iftb_store.url import limit_memory
 from iftb_store.values import checks
 from iftb_store.values.choices import Conflict
-from iftb_store.values.display import type_name
 from iftb_store.values.file_identity import file_identity
 from iftb_store.values.times import Since, find_start
 
@@ -224,9 +223,7 @@ async def restore(
         report = await restore("bot.backup", destination)
         sum(part.source.rows for part in report.parts)  # -> 35
     """
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidValueError(f"path must be a file name, not {type_name(path)}")
-    checks.text(os.fspath(path), "path")
+    checks.file_path(path, "path")
     checks.boolean(overwrite, "overwrite")
     step = report_steps(progress)
     check_store(db, "db")
@@ -242,6 +239,6 @@ async def restore(
     await asyncio.to_thread(find_backend, address.drivername)
     if file_identity(os.fspath(path)) == await db.identity():
         raise InvalidValueError(f"{path} is the database itself; give the path of its backup, or the URL of another database")
-    async with DatabaseManager(bound_memory(address)) as backup:
+    async with DatabaseManager(limit_memory(address)) as backup:
         done = await restore_rows(backup, db, overwrite=overwrite, step=step)
     return RestoreReport(Path(path), report_copied(done), done.left_out)

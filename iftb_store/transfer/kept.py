@@ -40,7 +40,7 @@ def _find_older_revision(db: ConnectedStore) -> str | None:
     return revision
 
 
-def keeps_digests(db: ConnectedStore) -> bool:
+def has_digests(db: ConnectedStore) -> bool:
     """Return whether a store has the table of digests, in which a copy records checksums of the destination's bars."""
     return Capability.MIGRATIONS in db.capabilities
 

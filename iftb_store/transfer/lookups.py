@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iftb_store.abilities import Lookups, SupportsFingerprints, SupportsLookups
+from iftb_store.abilities import Lookups, SupportsFingerprints
 from iftb_store.protocols import Stores
+from iftb_store.registry import find_lookups
 from iftb_store.repositories.streams import record_batches
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.types import FIRST_US, LAST_US
@@ -23,7 +24,7 @@ _FIRST, _LAST = FIRST_US // DAY, LAST_US // DAY
 
 def get_lookups(stores: Stores) -> Lookups:
     """Return an object that counts rows and finds ids: by queries of the engine if it has them, otherwise by reading rows."""
-    found = stores.lookups if isinstance(stores, SupportsLookups) else None
+    found = find_lookups(stores)
     return ScannedLookups(stores) if found is None else found
 
 
@@ -32,7 +33,7 @@ async def fingerprint_days(stores: Stores, window: RowFilter) -> dict[int, tuple
 
     The result is empty if the engine cannot compute fingerprints, or if the time of a bar cannot be read.
     """
-    lookups = stores.lookups if isinstance(stores, SupportsLookups) else None
+    lookups = find_lookups(stores)
     if not isinstance(lookups, SupportsFingerprints):
         return {}
     found = await lookups.fingerprint_days(window) or []

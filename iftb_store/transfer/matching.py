@@ -283,15 +283,19 @@ async def compute_checksum_without_ids(store: RowReader, partition: Partition) -
 async def match_positions(source: RowReader, destination: RowReader) -> dict[int, int] | None:
     """Return source id -> destination id of each position that both stores have; None if no id needs to be translated."""
     whole, matcher = Partition(RowFilter(POSITIONS)), Matcher(POSITIONS)
-    ours, theirs = [await _read_all(store, whole) for store in (source, destination)]
-    matcher.take(0, whole, compare_rows(POSITIONS, ours, theirs))
+    source_rows, destination_rows = [await _read_all(store, whole) for store in (source, destination)]
+    matcher.take(0, whole, compare_rows(POSITIONS, source_rows, destination_rows))
     await matcher.pair()
     if not matcher.assigns and not matcher.extra.num_rows:
         return None
-    partners, _ = matcher.find_partners(ours)
-    alone = pc.is_in(ours["id"], value_set=matcher.lone)
-    ids = pc.if_else(alone, partners, ours["id"])
-    return {mine: its for mine, its in zip(_list(ours["id"]), _list(ids), strict=True) if its is not None}
+    partners, _ = matcher.find_partners(source_rows)
+    alone = pc.is_in(source_rows["id"], value_set=matcher.lone)
+    ids = pc.if_else(alone, partners, source_rows["id"])
+    return {
+        source_id: stored_id
+        for source_id, stored_id in zip(_list(source_rows["id"]), _list(ids), strict=True)
+        if stored_id is not None
+    }
 
 
 async def _read_all(store: RowReader, partition: Partition) -> pa.Table:
@@ -388,7 +392,7 @@ async def read_greatest_id(session: Any, scope: TableScope, table: TableSpec) ->
     """
     stores = get_stores(session)
     lookups = get_lookups(stores)
-    found = [await lookups.find_greatest_id(selection) for selection in scope.selections(table)]
+    found = [await lookups.find_greatest_id(selection) for selection in scope.list_selections(table)]
     number = max((number for number in found if number is not None), default=None)
     if number is None:
         return arrow_schema(table).empty_table()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -35,7 +35,8 @@ async def open_older(db: ConnectedStore) -> ConnectedStore:
         status = await db.status()
         if status.state != "behind" or status.revision is None:
             raise
-        return OlderStore(db, status.revision)
+        # its other members are those of the store
+        return cast("ConnectedStore", OlderStore(db, status.revision))
     return db
 
 

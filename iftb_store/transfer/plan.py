@@ -20,7 +20,7 @@ from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.types import from_epoch_us
 from iftb_store.transfer.access import open_complete_session
-from iftb_store.transfer.digests import Chunk, Digester, part_size, read_positions
+from iftb_store.transfer.digests import Chunk, Digester, get_part_size, read_positions
 from iftb_store.transfer.lookups import get_lookups
 from iftb_store.values.display import join_names, show
 
@@ -142,7 +142,7 @@ async def find_partitions(session: Any, scope: TableScope) -> list[tuple[Partiti
     await stores.read_rows(RowFilter(scope.tables[0], limit=1))
     found = []
     for table in scope.tables:
-        for selection in scope.selections(table):
+        for selection in scope.list_selections(table):
             keys = selection.order[:-1]
             for series, count in await get_lookups(stores).count_rows(selection):
                 for name, value in zip(keys, series, strict=True):
@@ -167,7 +167,7 @@ async def read_batches(store: RowReader, partition: Partition, run: DirtyRange |
     selection, limit = partition.selection, ROWS
     if partition.table is not BARS:
         selection, limit = replace(selection, size=BYTES), min(ROWS, _FIRST)
-    until = None if run is None else (run.last + 1) * part_size(partition.table) - 1
+    until = None if run is None else (run.last + 1) * get_part_size(partition.table) - 1
     if run is not None:
         selection = _narrow(selection, run)
     while (rows := await store.read_rows(replace(selection, limit=limit))).num_rows:
@@ -211,7 +211,7 @@ async def gather_both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
 
 
 async def digest_partition(
-    store: RowReader, partition: Partition, run: DirtyRange | None = None, tell: Callable[[int], None] | None = None
+    store: RowReader, partition: Partition, run: DirtyRange | None = None, report_progress: Callable[[int], None] | None = None
 ) -> list[Chunk]:
     """Compute the digest of each chunk (a day of bars, or 10,000 ids) of a partition, or only of the chunks in ``run``.
 
@@ -219,34 +219,34 @@ async def digest_partition(
         store: the store whose rows are read.
         partition: the partition.
         run: the range of chunks; None for all.
-        tell: called with the number of rows of each batch that was read.
+        report_progress: called with the number of rows of each batch that was read.
     """
     if partition.table is BARS and isinstance(store, SupportsDigests):
         selection = partition.selection if run is None else _narrow(partition.selection, run)
         days = await store.digest_days(selection)
         if days is not None:
-            if tell is not None:
-                tell(sum(bars for _, bars, _ in days))
+            if report_progress is not None:
+                report_progress(sum(bars for _, bars, _ in days))
             return [Chunk(*day) for day in days]
     digester = Digester(partition.table, partition.selection.equal)
     partition = Partition(replace(partition.selection, only=partition.table.compared))
     async with aclosing(prefetch(read_batches(store, partition, run))) as coming:
         async for rows in coming:
             await asyncio.to_thread(digester.take, rows)
-            if tell is not None:
-                tell(rows.num_rows)
+            if report_progress is not None:
+                report_progress(rows.num_rows)
     return digester.parts()
 
 
 def find_dirty_ranges(source: list[Chunk], destination: list[Chunk]) -> list[DirtyRange]:
     """Return the chunks that differ between two stores, as ranges of consecutive chunks."""
-    ours, theirs = ({part.number: part for part in parts} for parts in (source, destination))
+    source_parts, destination_parts = ({part.number: part for part in parts} for parts in (source, destination))
     found: list[DirtyRange] = []
     before: int | None = None
-    for number in sorted(ours.keys() | theirs.keys()):
-        if ours.get(number) != theirs.get(number):
-            rows = ours[number].rows if number in ours else 0
-            run = DirtyRange(number, number, number not in theirs, rows)
+    for number in sorted(source_parts.keys() | destination_parts.keys()):
+        if source_parts.get(number) != destination_parts.get(number):
+            rows = source_parts[number].rows if number in source_parts else 0
+            run = DirtyRange(number, number, number not in destination_parts, rows)
             if found and (found[-1].last, found[-1].fresh) == (before, run.fresh):
                 found[-1] = found[-1]._replace(last=number, rows=found[-1].rows + rows)
             else:
@@ -276,7 +276,7 @@ def cut_at(rows: pa.Table | None, table: TableSpec, until: int) -> tuple[pa.Tabl
 
 
 def _narrow(selection: RowFilter, run: DirtyRange) -> RowFilter:
-    size = part_size(selection.table)
+    size = get_part_size(selection.table)
     if selection.table is not BARS:
         return replace(selection, after=(run.first * size - 1,))
     first, last = from_epoch_us(run.first * size), from_epoch_us((run.last + 1) * size - 1)

@@ -13,7 +13,7 @@ from iftb_store.transfer.day_digests import DayDigests
 from iftb_store.transfer.digests import Chunk, compute_checksum
 from iftb_store.transfer.lookups import fingerprint_days
 from iftb_store.transfer.plan import DirtyRange, Partition, RowReader
-from iftb_store.transfer.progress import StepCallback, count_rows
+from iftb_store.transfer.progress import StepCallback, make_row_counter
 from iftb_store.transfer.verify import Contents, summarise
 
 #: Of the days whose digests are equal, a copy reads one in this number again, each drawn at random.
@@ -82,45 +82,62 @@ class Planner:
     Args:
         source: the stores of the source, which compute fingerprints; None if the source is not read from a snapshot, because its
             rows may then change between two reads.
-        ours: reads the source.
-        theirs: reads the destination.
+        source_reader: reads the source.
+        destination_reader: reads the destination.
         digests: the digests of bars that the destination keeps.
         delete: whether rows that only the destination has are going to be deleted.
         full: read every row of the destination, whatever digests it keeps.
     """
 
     def __init__(
-        self, source: Stores | None, ours: RowReader, theirs: RowReader, digests: DayDigests, *, delete: bool, full: bool
+        self,
+        source: Stores | None,
+        source_reader: RowReader,
+        destination_reader: RowReader,
+        digests: DayDigests,
+        *,
+        delete: bool,
+        full: bool,
     ) -> None:
-        self._source, self._ours, self._theirs, self._digests = source, ours, theirs, digests
+        self._source, self._source_reader, self._destination_reader, self._digests = (
+            source,
+            source_reader,
+            destination_reader,
+            digests,
+        )
         self._delete, self._full = delete, full
 
     async def make_plans(
-        self, here: list[tuple[Partition, int]], there: list[tuple[Partition, int]], tell: StepCallback
+        self,
+        source_partitions: list[tuple[Partition, int]],
+        destination_partitions: list[tuple[Partition, int]],
+        report_progress: StepCallback,
     ) -> list[Plan]:
         """Return what to copy for each partition of the source or the destination, in the order of copying.
 
         Args:
-            here: the partitions of the source, each with its number of rows.
-            there: the partitions of the destination, each with its number of rows.
-            tell: the progress callback, for rows.
+            source_partitions: the partitions of the source, each with its number of rows.
+            destination_partitions: the partitions of the destination, each with its number of rows.
+            report_progress: the progress callback, for rows.
         """
-        ours_count, theirs_count = ({partition.key: rows for partition, rows in found} for found in (here, there))
-        tables = dict.fromkeys(partition.table for partition, _ in here + there)
-        empty = [table for table in tables if not (await self._theirs.read_rows(RowFilter(table, limit=1))).num_rows]
+        source_counts, destination_counts = (
+            {partition.key: rows for partition, rows in found} for found in (source_partitions, destination_partitions)
+        )
+        tables = dict.fromkeys(partition.table for partition, _ in source_partitions + destination_partitions)
+        empty = [table for table in tables if not (await self._destination_reader.read_rows(RowFilter(table, limit=1))).num_rows]
         plans = list[Plan]()
-        count = count_rows(tell, sum(ours_count.values()) + sum(theirs_count.values()))
+        count = make_row_counter(report_progress, sum(source_counts.values()) + sum(destination_counts.values()))
         compared = list[int]()
-        for partition in plan.sort_partitions([partition for partition, _ in here + there]):
-            table, rows = partition.table, ours_count.get(partition.key, 0)
+        for partition in plan.sort_partitions([partition for partition, _ in source_partitions + destination_partitions]):
+            table, rows = partition.table, source_counts.get(partition.key, 0)
             copied = Copied(table.name, partition.series, Contents(rows, ""))
-            is_new = table in empty or (not table.has_own_ids and not theirs_count.get(partition.key))
+            is_new = table in empty or (not table.has_own_ids and not destination_counts.get(partition.key))
             plans.append(Plan(partition, copied, whole=is_new))
             if is_new:
                 copied.inserted = rows
             elif not table.has_own_ids and not rows and not self._delete:
                 # a series that only the destination has
-                copied.kept = theirs_count[partition.key]
+                copied.kept = destination_counts[partition.key]
                 copied.source = summarise([])
             else:
                 compared.append(len(plans) - 1)
@@ -129,7 +146,7 @@ class Planner:
         async def compare() -> None:
             for place in coming:
                 partition = plans[place].partition
-                plans[place] = await self._compare(partition, theirs_count.get(partition.key, 0), count)
+                plans[place] = await self._compare(partition, destination_counts.get(partition.key, 0), count)
 
         # while the rows of one partition are digested, those of another one are read
         await plan.gather_both(compare(), compare())
@@ -185,18 +202,18 @@ class Planner:
     ) -> list[Chunk]:
         """Return the chunks of the source: those in ``same``, which are not read, and those of the other days in ``marks``."""
         if not same:
-            return await plan.digest_partition(self._ours, partition, tell=count)
+            return await plan.digest_partition(self._source_reader, partition, report_progress=count)
         count(sum(chunk.rows for chunk in same))
         days = marks.keys() - {chunk.number for chunk in same}
-        return sorted([*same, *await self._digest_days(self._ours, partition, count, days)])
+        return sorted([*same, *await self._digest_days(self._source_reader, partition, count, days)])
 
     async def _digest_stored(
         self, partition: Partition, count: Callable[[int], None], days: Collection[int] | None
     ) -> list[Chunk]:
         """Read the given days of the destination (None: all days), and return their chunks with digests."""
         if days is None:
-            return await plan.digest_partition(self._theirs, partition, tell=count)
-        return await self._digest_days(self._theirs, partition, count, days)
+            return await plan.digest_partition(self._destination_reader, partition, report_progress=count)
+        return await self._digest_days(self._destination_reader, partition, count, days)
 
     async def _digest_days(
         self, store: RowReader, partition: Partition, count: Callable[[int], None], days: Collection[int]

@@ -24,6 +24,12 @@ def report_nothing(name: str) -> Iterator[StepCallback]:
     yield lambda done, total: None
 
 
+def check_progress(progress: object) -> None:
+    """Raise InvalidValueError if a callback for the progress of steps is not a function."""
+    if not callable(progress):
+        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+
+
 def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     """Return a function that starts a step of a transfer, e.g. compare or copy, and reports progress to the callback.
 
@@ -32,8 +38,7 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     """
     if progress is None:
         return report_nothing
-    if not callable(progress):
-        raise InvalidValueError(f"progress must be a function of (step, done, total), not {type_name(progress)}")
+    check_progress(progress)
 
     @contextmanager
     def start_step(name: str) -> Iterator[StepCallback]:
@@ -48,13 +53,13 @@ def estimate_rows(rows: int, bytes_read: int, size: int) -> int | None:
     return rows * size // bytes_read if bytes_read else None
 
 
-def count_rows(tell: StepCallback, total: int | None) -> Callable[[int], None]:
+def make_row_counter(report_progress: StepCallback, total: int | None) -> Callable[[int], None]:
     """Return a function that is called with the number of rows of each batch, and reports their sum as progress."""
     done = 0
 
     def count(rows: int) -> None:
         nonlocal done
         done += rows
-        tell(done, total)
+        report_progress(done, total)
 
     return count

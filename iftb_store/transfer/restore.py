@@ -112,10 +112,10 @@ async def _check(backup: ConnectedStore, step: ProgressFactory) -> None:
         state = await backup.status()
         if state.state == "empty":
             raise SchemaError("the backup has no tables of iftb-store")
-        with step("check the backup") as tell:
+        with step("check the backup") as report_progress:
             statements = [_READ_ALL[state.engine].format(name) for name in state.tables] if state.engine in _READ_ALL else []
             for number, statement in enumerate(statements):
-                tell(number, len(statements))
+                report_progress(number, len(statements))
                 async with backup.get_session() as session:
                     found = (await session.execute(text(statement))).scalar()
                 if state.engine == "sqlite" and found != "ok":
@@ -133,9 +133,11 @@ async def _refuse(backup: ConnectedStore, destination: ConnectedStore, part: Cop
     async with open_snapshot(backup, scope.tables) as session, open_complete_session(destination, scope.tables) as other:
         found = [*await find_partitions(session, scope), *await find_partitions(other, scope)]
     partition = next(partition for partition, _ in found if partition.series == part.series)
-    ours, theirs = LastCommitted(backup), LastCommitted(destination)
-    for run in find_dirty_ranges(await digest_partition(ours, partition), await digest_partition(theirs, partition)):
-        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
+    backup_reader, destination_reader = LastCommitted(backup), LastCommitted(destination)
+    for run in find_dirty_ranges(
+        await digest_partition(backup_reader, partition), await digest_partition(destination_reader, partition)
+    ):
+        async with aclosing(compare_partition(backup_reader, destination_reader, partition, run)) as chunks:
             async for chunk in chunks:
                 for rows, what in ((chunk.changed, "has other values in the backup"), (chunk.extra, "is not in the backup")):
                     if rows.num_rows:

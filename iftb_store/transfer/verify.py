@@ -32,7 +32,7 @@ from iftb_store.transfer.matching import (
     match_positions,
     select_id,
 )
-from iftb_store.transfer.progress import ProgressFactory, count_rows, report_nothing
+from iftb_store.transfer.progress import ProgressFactory, make_row_counter, report_nothing
 from iftb_store.values.display import join_names
 
 # the type stubs do not accept plain Python values as arguments
@@ -126,21 +126,26 @@ async def compare_stores(
     scope, left_out = limit_scope(scope, source=source, destination=destination)
     for db in (source, destination):
         await plan.require_schema(db, scope.tables)
-    async with plan.open_snapshot(source, scope.tables) as ours, plan.open_snapshot(destination, scope.tables) as theirs:
-        stores = MappedEvents(get_stores(ours)), get_stores(theirs)
+    async with (
+        plan.open_snapshot(source, scope.tables) as source_session,
+        plan.open_snapshot(destination, scope.tables) as destination_session,
+    ):
+        stores = MappedEvents(get_stores(source_session)), get_stores(destination_session)
         if EVENTS in scope.tables:
             stores[0].position_ids = await match_positions(*stores)
-        found = await plan.gather_both(plan.find_partitions(ours, scope), plan.find_partitions(theirs, scope))
-        with step("verify") as tell:
-            count = count_rows(tell, sum(rows for part in found for _, rows in part))
+        found = await plan.gather_both(
+            plan.find_partitions(source_session, scope), plan.find_partitions(destination_session, scope)
+        )
+        with step("verify") as report_progress:
+            count = make_row_counter(report_progress, sum(rows for part in found for _, rows in part))
             partitions = plan.sort_partitions([partition for part in found for partition, _ in part])
             verified = [await _verify_partition(*stores, partition, count) for partition in partitions]
-        return Report(verified + await _verify_coverage(ours, theirs, scope), left_out)
+        return Report(verified + await _verify_coverage(source_session, destination_session, scope), left_out)
 
 
-async def _verify_coverage(ours: Any, theirs: Any, scope: TableScope) -> list[Verified]:
+async def _verify_coverage(source: Any, destination: Any, scope: TableScope) -> list[Verified]:
     """Compare what was asked for, neighbours joined; return one result for each series of which something was."""
-    sides = [find_coverage(get_stores(session)) for session in (ours, theirs)]
+    sides = [find_coverage(get_stores(session)) for session in (source, destination)]
     if None in sides:
         return []
     here, there = [await read_ranges(coverage, scope) for coverage in sides]
@@ -161,31 +166,33 @@ def _sum_up(ranges: list[tuple[datetime, datetime]]) -> str:
 
 
 async def _verify_partition(
-    ours: MappedEvents, theirs: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
+    source_reader: MappedEvents, destination_reader: plan.RowReader, partition: plan.Partition, count: Callable[[int], None]
 ) -> Verified:
     table = partition.table
-    digest = partial(plan.digest_partition, partition=partition, tell=count)
-    one, two = await plan.gather_both(digest(ours), digest(theirs))
+    digest = partial(plan.digest_partition, partition=partition, report_progress=count)
+    one, two = await plan.gather_both(digest(source_reader), digest(destination_reader))
     differing = plan.find_dirty_ranges(one, two)
-    here, there = summarise(one), summarise(two)
+    source_contents, destination_contents = summarise(one), summarise(two)
     found: list[Difference] = []
-    matcher = await _match(ours, theirs, partition, differing) if differing and table.has_own_ids else None
-    if matcher is not None and (matcher.pairs.num_rows or (table is EVENTS and ours.position_ids is not None)):
-        found = await _find_unmatched(ours, theirs, partition, differing, matcher)
-        here = replace(here, checksum=await compute_checksum_without_ids(ours, partition))
-        there = replace(there, checksum=await compute_checksum_without_ids(theirs, partition))
+    matcher = await _match(source_reader, destination_reader, partition, differing) if differing and table.has_own_ids else None
+    if matcher is not None and (matcher.pairs.num_rows or (table is EVENTS and source_reader.position_ids is not None)):
+        found = await _find_unmatched(source_reader, destination_reader, partition, differing, matcher)
+        source_contents = replace(source_contents, checksum=await compute_checksum_without_ids(source_reader, partition))
+        destination_contents = replace(
+            destination_contents, checksum=await compute_checksum_without_ids(destination_reader, partition)
+        )
     elif differing:
-        found = await find_differences(ours, theirs, partition, differing)
-    return Verified(table.name, partition.series, here, there, found)
+        found = await find_differences(source_reader, destination_reader, partition, differing)
+    return Verified(table.name, partition.series, source_contents, destination_contents, found)
 
 
 async def _match(
-    ours: MappedEvents, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
+    source_reader: MappedEvents, destination_reader: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
 ) -> Matcher:
     """Find the rows that the two stores have under different ids, and pair them."""
-    matcher = Matcher(partition.table, translated=ours.position_ids is not None)
+    matcher = Matcher(partition.table, translated=source_reader.position_ids is not None)
     for run in differing:
-        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
+        async with aclosing(compare_partition(source_reader, destination_reader, partition, run)) as chunks:
             async for chunk in chunks:
                 matcher.take(0, partition, chunk)
     await matcher.pair()
@@ -193,8 +200,8 @@ async def _match(
 
 
 async def _find_unmatched(
-    ours: plan.RowReader,
-    theirs: plan.RowReader,
+    source_reader: plan.RowReader,
+    destination_reader: plan.RowReader,
     partition: plan.Partition,
     differing: list[plan.DirtyRange],
     matcher: Matcher,
@@ -202,7 +209,7 @@ async def _find_unmatched(
     """Return the differing values of the first `NAMED` rows that differ, if some rows have different ids in the two stores."""
     table, rows = partition.table, list[list[Difference]]()
     for run in differing:
-        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
+        async with aclosing(compare_partition(source_reader, destination_reader, partition, run)) as chunks:
             async for chunk in chunks:
                 other = matcher.is_other(chunk)
                 for one, two in zip(
@@ -215,7 +222,7 @@ async def _find_unmatched(
                     if partner is None:
                         rows.append([Difference({"id": mine["id"]}, None, 1, 0)])
                     elif differs:
-                        its = (await theirs.read_rows(select_id(table, partner))).to_pylist()[0]
+                        its = (await destination_reader.read_rows(select_id(table, partner))).to_pylist()[0]
                         rows.append(compare_values(table, mine, its | {"id": mine["id"]}))
                     if len(rows) >= NAMED:
                         return [difference for row in rows[:NAMED] for difference in row]
@@ -229,12 +236,12 @@ def summarise(parts: list[Chunk]) -> Contents:
 
 
 async def find_differences(
-    ours: plan.RowReader, theirs: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
+    source_reader: plan.RowReader, destination_reader: plan.RowReader, partition: plan.Partition, differing: list[plan.DirtyRange]
 ) -> list[Difference]:
     """Find the first `NAMED` rows that differ, and return the values in which they differ."""
     rows: list[list[Difference]] = []
     for run in differing:
-        async with aclosing(compare_partition(ours, theirs, partition, run)) as chunks:
+        async with aclosing(compare_partition(source_reader, destination_reader, partition, run)) as chunks:
             async for chunk in chunks:
                 rows += _find_differing_rows(chunk, partition)
                 if len(rows) >= NAMED:
@@ -254,13 +261,13 @@ def _find_differing_rows(chunk: RowDiff, partition: plan.Partition) -> list[list
     return sorted(found, key=lambda row: row[0].row[table.key[-1]])
 
 
-def compare_values(table: TableSpec, ours: dict[str, Any], theirs: dict[str, Any]) -> list[Difference]:
+def compare_values(table: TableSpec, source_row: dict[str, Any], stored_row: dict[str, Any]) -> list[Difference]:
     """Compare the source's and the destination's version of a row, and return the values that differ."""
-    key = {name: ours[name] for name in table.key}
+    key = {name: source_row[name] for name in table.key}
     return [
-        Difference(key, name, ours[name], theirs[name])
+        Difference(key, name, source_row[name], stored_row[name])
         for name in table.compared
-        if _comparable(table, name, ours[name]) != _comparable(table, name, theirs[name])
+        if _comparable(table, name, source_row[name]) != _comparable(table, name, stored_row[name])
     ]
 
 

@@ -19,7 +19,7 @@ _LEAST_SECONDS = 100_000_000
 def read_number(value: object, name: str) -> Decimal:
     """Return a price or a volume of a row as a Decimal; a float as its shortest decimal, rounded half-even to 18 places."""
     if isinstance(value, float):
-        return checks.rounded_decimal(Decimal(float.__repr__(value)), name)
+        return checks.round_to_places(Decimal(float.__repr__(value)), name)
     if isinstance(value, str):
         if not NUMBER.fullmatch(value):
             raise InvalidValueError(f"{name} {show(value)} is not a decimal number")

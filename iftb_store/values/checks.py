@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -13,12 +14,12 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.values.decimals import (
     SCALE,
     decimal,
-    digits_shown,
     format_plain,
     is_too_large,
     round_decimal,
+    show_digits,
     to_index,
-    too_large,
+    too_large_error,
 )
 from iftb_store.values.display import describe_value, exactly_str, is_text, show, type_name
 
@@ -118,15 +119,22 @@ def exact_decimal(value: object, name: str, remedy: str = QUANTIZE) -> Decimal:
     if digits is not None:
         return Decimal(digits)
     if is_too_large(number):
-        raise too_large(number, name)
-    raise InvalidValueError(f"{name} {digits_shown(number)} has more than {SCALE} digits after the point; {remedy}")
+        raise too_large_error(number, name)
+    raise InvalidValueError(f"{name} {show_digits(number)} has more than {SCALE} digits after the point; {remedy}")
 
 
-def rounded_decimal(value: object, name: str) -> Decimal:
+def round_to_places(value: object, name: str) -> Decimal:
     """Return a value of a trade or a position as a Decimal, rounded half-even to 18 places, as bots compute it by division."""
     number = decimal(value, name)
     digits = format_plain(number)
     return round_decimal(number, name) if digits is None else Decimal(digits)
+
+
+def file_path(value: object, name: str) -> str:
+    """Return the path of a file as text; raise InvalidValueError if it is none, e.g. bytes."""
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidValueError(f"{name} must be a file name, not {type_name(value)}")
+    return text(os.fspath(value), name)
 
 
 def integer(value: object, name: str, least: int = 0) -> int:

@@ -51,7 +51,7 @@ def round_decimal(value: object, name: str) -> Decimal:
         rounded = number.quantize(_UNIT, context=CONTEXT)
         if rounded.adjusted() < INTEGER_DIGITS:
             return rounded
-    raise too_large(number, name)
+    raise too_large_error(number, name)
 
 
 def is_too_large(value: Decimal) -> bool:
@@ -59,16 +59,16 @@ def is_too_large(value: Decimal) -> bool:
     return bool(value) and value.adjusted() >= INTEGER_DIGITS
 
 
-def too_large(value: Decimal, name: str) -> InvalidValueError:
+def too_large_error(value: Decimal, name: str) -> InvalidValueError:
     """Return the error for a decimal that has, after rounding, more than 20 digits before the point."""
-    return InvalidValueError(f"{name} {digits_shown(value)} has more than {INTEGER_DIGITS} digits before the point")
+    return InvalidValueError(f"{name} {show_digits(value)} has more than {INTEGER_DIGITS} digits before the point")
 
 
 def decimal(value: object, name: str) -> Decimal:
     """Return a finite Decimal or a whole number as a Decimal; raise InvalidValueError for any other value, e.g. a float."""
     if isinstance(value, Decimal):
         if not value.is_finite():
-            raise InvalidValueError(f"{name} is {digits_shown(value)}, which is not a finite number and cannot be stored")
+            raise InvalidValueError(f"{name} is {show_digits(value)}, which is not a finite number and cannot be stored")
         return value if type(value) is Decimal else Decimal(value)
     number = to_index(value)
     if number is not None:
@@ -113,7 +113,7 @@ def trim_zeros(value: Decimal) -> Decimal:
     return Decimal(text.rstrip("0").rstrip(".")) if "." in text else Decimal(text)
 
 
-def digits_shown(value: Decimal, limit: int = 50) -> str:
+def show_digits(value: Decimal, limit: int = 50) -> str:
     """Return a decimal as text for an error message; text longer than ``limit`` characters is cut off."""
     text = Decimal.__str__(value)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

@@ -24,7 +24,7 @@ def read_engine(path: Path) -> str | None:
     return next((engine for engine, (place, magic) in _MAGIC.items() if start.startswith(magic, place)), None)
 
 
-def database_of(path: Path) -> Path | None:
+def find_database(path: Path) -> Path | None:
     """Return the database file to which an engine's auxiliary file, e.g. bot.db-wal, belongs; None if there is no such file."""
     for suffix in BESIDE:
         stem = path.name.removesuffix(suffix)

@@ -4,9 +4,9 @@ Every function takes a SQLAlchemy Connection in a transaction, which the caller 
 tables of iftb-store and its version table.
 """
 
-from iftb_store_migrations.catalog import Difference, creation, differences, differences_seen, present_tables
+from iftb_store_migrations.catalog import Difference, creation, differences, list_differences, list_present_tables
 from iftb_store_migrations.history import create, current, downgrade, head, revisions, upgrade
-from iftb_store_migrations.status import state_of, status
+from iftb_store_migrations.status import find_state, status
 
 __all__ = [
     "Difference",
@@ -14,12 +14,12 @@ __all__ = [
     "creation",
     "current",
     "differences",
-    "differences_seen",
     "downgrade",
+    "find_state",
     "head",
-    "present_tables",
+    "list_differences",
+    "list_present_tables",
     "revisions",
-    "state_of",
     "status",
     "upgrade",
 ]

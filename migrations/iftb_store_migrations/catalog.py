@@ -142,7 +142,7 @@ _MAY_CREATE = text("""
 """)
 
 
-def present_tables(conn: Connection, schema: SchemaDialect | None = None) -> list[str]:
+def list_present_tables(conn: Connection, schema: SchemaDialect | None = None) -> list[str]:
     """Return the names of iftb-store's tables that exist in the connection's current schema, in the models' order."""
     found = _READ[conn.dialect.name](conn) if schema is None else schema.read_catalog(conn)
     return [name for name in TABLES if name in found]
@@ -159,7 +159,7 @@ def create_missing(conn: Connection) -> None:
     """Create iftb-store's missing tables from the models."""
     if conn.dialect.name == "postgresql":
         # not create_all's own check: SQLAlchemy's catalog queries call functions that others could have put into the search_path
-        present = present_tables(conn)
+        present = list_present_tables(conn)
         missing = [table for name, table in Base.metadata.tables.items() if name not in present]
         Base.metadata.create_all(conn, missing, checkfirst=False)
     else:
@@ -244,10 +244,10 @@ def differences(
     if schema is not None:
         expected = _list_columns() if build is None else _columns_of(_read_expected_in_memory("sqlite", revision, build))
         return [one for one in _compare(schema.read_catalog(conn), expected) if one.part is None or one.actual is None]
-    return list(_compare(read_parts(conn), expected_parts(conn, revision, build)))
+    return list(_compare(read_parts(conn), list_expected_parts(conn, revision, build)))
 
 
-def differences_seen(conn: Connection) -> tuple[list[Difference], bool]:
+def list_differences(conn: Connection) -> tuple[list[Difference], bool]:
     """Return the differences that this role can see, and whether they are complete.
 
     On PostgreSQL, without the right to create temporary tables, only missing tables and missing parts are found.
@@ -321,7 +321,7 @@ def _columns_of(catalog: Catalog) -> Catalog:
     }
 
 
-def expected_parts(conn: Connection, revision: str | None = None, build: Build | None = None) -> Catalog:
+def list_expected_parts(conn: Connection, revision: str | None = None, build: Build | None = None) -> Catalog:
     """Return the tables and views of the models, or of a revision that ``build`` creates, as this engine describes them."""
     if conn.dialect.name == "postgresql":
         savepoint = conn.begin_nested()

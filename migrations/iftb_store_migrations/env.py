@@ -15,7 +15,7 @@ from alembic.operations import Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from iftb_store._io.atomic_files import private_files
+from iftb_store._io.atomic_files import create_private_files
 from iftb_store.abilities import SupportsMigrations
 from iftb_store.config import resolve_url
 from iftb_store.errors import StoreError
@@ -25,7 +25,7 @@ from iftb_store.url import parse_url
 from iftb_store.values.display import error_line
 from iftb_store_migrations.catalog import refuse_foreign
 from iftb_store_migrations.history import adopt_or_refuse
-from iftb_store_migrations.lock import exclusive
+from iftb_store_migrations.lock import hold_migration_lock
 
 
 def database_url() -> str:
@@ -48,7 +48,7 @@ def print_sql() -> None:
 
 def migrate(conn: Connection) -> None:
     """Run the alembic command in the connection's transaction, under the lock that excludes other migrations."""
-    with exclusive(conn):
+    with hold_migration_lock(conn):
         options = context.config.cmd_opts
         if options is not None and options.cmd[0] in (command.upgrade, command.downgrade):
             adopt_or_refuse(conn)
@@ -73,7 +73,7 @@ async def connect_and_migrate() -> None:
         await db.ability(SupportsMigrations).with_connection(migrate)
 
 
-@private_files()
+@create_private_files()
 def main() -> None:
     """Run the command; print an error of iftb_store or of the database in one line and exit with code 1."""
     options = context.config.cmd_opts

@@ -30,15 +30,15 @@ from iftb_store_migrations.catalog import (
     create_missing,
     differences,
     drop_parts,
-    expected_parts,
     has_rows,
     is_stamped,
-    present_tables,
+    list_expected_parts,
+    list_present_tables,
     read_parts,
     refuse_foreign,
     refuse_owners,
 )
-from iftb_store_migrations.lock import exclusive, find_cause
+from iftb_store_migrations.lock import find_cause, hold_migration_lock
 
 _SHOWN = 5
 # the SQLSTATE of PostgreSQL's refusal to drop what other objects depend on
@@ -101,7 +101,7 @@ def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | No
             PostgreSQL, somebody else's view depends on an object that the migration drops.
         OperationalError: another migration of this database did not end in time.
     """
-    with exclusive(conn, schema), _as_schema_error():
+    with hold_migration_lock(conn, schema), _as_schema_error():
         adopt_or_refuse(conn, schema)
         operations = Operations(_context(conn)) if schema is None else None
         scripts = list(_scripts().iterate_revisions(revision, current(conn)))[::-1]
@@ -132,7 +132,7 @@ def downgrade(conn: Connection, revision: str = "base") -> None:
         SchemaError: for the same reasons as in `upgrade`.
         OperationalError: another migration of this database did not end in time.
     """
-    with exclusive(conn), _as_schema_error():
+    with hold_migration_lock(conn), _as_schema_error():
         adopt_or_refuse(conn)
         operations = Operations(_context(conn))
         for script in list(_scripts().iterate_revisions(current(conn), revision)):
@@ -150,11 +150,11 @@ def create(conn: Connection, schema: SchemaDialect | None = None) -> None:
     if schema is not None:
         upgrade(conn, schema=schema)
         return
-    with exclusive(conn), _as_schema_error():
+    with hold_migration_lock(conn), _as_schema_error():
         revision = current(conn)
         if revision is not None:
             check_revision(True, revision)
-        elif not present_tables(conn):
+        elif not list_present_tables(conn):
             _drop_or_refuse_later(conn, None)
         elif any(one.part is not None for one in differences(conn)):
             # before a view over such a table is created
@@ -172,7 +172,7 @@ def adopt_or_refuse(conn: Connection, schema: SchemaDialect | None = None) -> No
             version migrated the tables; or the newest revision is recorded and a table is missing; or something else than
             iftb-store's table or view has a name of which a later revision creates one.
     """
-    revision, tables = current(conn), present_tables(conn, schema)
+    revision, tables = current(conn), list_present_tables(conn, schema)
     if revision is not None:
         if revision not in revisions():
             check_revision(True, revision)
@@ -216,9 +216,9 @@ def _drop_or_refuse_later(conn: Connection, revision: str | None) -> None:
     Raises:
         SchemaError: something else has the name of such a table or view, or such a table has rows.
     """
-    known = {} if revision is None else expected_parts(conn, revision, _build)
+    known = {} if revision is None else list_expected_parts(conn, revision, _build)
     found = {name: parts for name, parts in read_parts(conn).items() if name not in known}
-    later = [expected_parts(conn, one, _build) for one in revisions() if found and one > (revision or "")]
+    later = [list_expected_parts(conn, one, _build) for one in revisions() if found and one > (revision or "")]
     others = [name for name, parts in found.items() if parts not in [one.get(name) for one in later] or has_rows(conn, name)]
     if others:
         raise SchemaError(

@@ -28,7 +28,7 @@ _SET = text(
 
 
 @contextmanager
-def exclusive(conn: Connection, schema: SchemaDialect | None = None) -> Iterator[None]:
+def hold_migration_lock(conn: Connection, schema: SchemaDialect | None = None) -> Iterator[None]:
     """Wait for other migrations of this database, then keep them out until the transaction ends.
 
     With a ``schema``, its lock is used. On SQLite and DuckDB the transaction itself is the lock. On PostgreSQL it is an advisory

@@ -11,7 +11,7 @@ from iftb_store.schema.revision import VERSION_TABLE
 from iftb_store.schema.scope import TABLES
 from iftb_store.schema.tables import Base
 from iftb_store.schema.visibility import describe, find_hidden
-from iftb_store_migrations.catalog import present_tables
+from iftb_store_migrations.catalog import list_present_tables
 from iftb_store_migrations.history import current, head, revisions
 
 _VERSION = {
@@ -35,7 +35,7 @@ def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatu
     unreadable = [one for one in hidden if one.kind == "select"]
     if unreadable:
         raise operational_error(describe(unreadable))
-    revision, present = current(conn), present_tables(conn, schema)
+    revision, present = current(conn), list_present_tables(conn, schema)
     tables = {
         name: conn.execute(select(func.count()).select_from(Base.metadata.tables[name])).scalar_one()
         for name in present
@@ -47,14 +47,14 @@ def status(conn: Connection, schema: SchemaDialect | None = None) -> SchemaStatu
         revision=revision,
         head=head(),
         tables=tables,
-        state=state_of(revision, bool(present)),
+        state=find_state(revision, bool(present)),
         encoding=conn.execute(_ENCODING).scalar_one() if conn.dialect.name == "postgresql" else None,
         policies=tuple(one.table for one in hidden if one.kind == "policies"),
         missing_rights=describe([one for one in hidden if one.kind == "insert" and one.table != VERSION_TABLE]),
     )
 
 
-def state_of(revision: str | None, has_tables: bool) -> SchemaState:
+def find_state(revision: str | None, has_tables: bool) -> SchemaState:
     """Return the state of a schema from its revision and whether it has tables; see `SchemaStatus`."""
     if revision is None:
         return "unstamped" if has_tables else "empty"

@@ -22,7 +22,6 @@ from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRe
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.abilities import SupportsMigrations
 from iftb_store.batches.arrow import to_rows
-from iftb_store.columnar.locks import write_lock
 from iftb_store.errors import SchemaError, Unsupported, URLError
 from iftb_store.schema.table_spec import BARS as OHLCV
 from iftb_store.schema.tables import Base
@@ -488,13 +487,6 @@ async def test_a_permit_given_to_a_task_that_is_cancelled_goes_to_the_next() -> 
     first.cancel()
 
     assert await second
-
-
-def test_one_file_has_one_write_lock() -> None:
-    lock = write_lock("/a")
-
-    assert write_lock("/a") is lock
-    assert write_lock("/b") is not lock
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "nobody"])

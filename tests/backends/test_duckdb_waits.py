@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from iftb_store import DatabaseManager, SystemEventRepository
 from iftb_store.columnar.locks import write_lock
-from iftb_store.testing.lifecycle import until
+from iftb_store.testing.lifecycle import wait_until
 from iftb_store_duckdb.session import DuckDBSession
 from iftb_store_duckdb.url import parse_options
 
@@ -40,7 +40,7 @@ async def test_a_migration_that_waited_through_a_disconnect_gives_the_write_lock
     async with db.get_session() as session:
         await SystemEventRepository(session).log_event("a", "info", "first")
         migrating = asyncio.create_task(other.migrate())
-        await until(lambda: bool(write_lock(str(path.resolve()))._waiting))
+        await wait_until(lambda: bool(write_lock(str(path.resolve()))._waiting))
         await other.disconnect(grace=0)
 
     with pytest.raises(OperationalError, match="not connected"):
@@ -123,3 +123,10 @@ def test_the_event_loop_does_not_wait_until_arrow_has_imported_pandas() -> None:
 def test_another_process_is_waited_for_as_long_as_another_session() -> None:
     options = parse_options(make_url("duckdb:///bot.duckdb"))
     assert options.connect_timeout == options.busy_timeout
+
+
+def test_one_file_has_one_write_lock() -> None:
+    lock = write_lock("/a")
+
+    assert write_lock("/a") is lock
+    assert write_lock("/b") is not lock

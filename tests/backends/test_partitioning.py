@@ -177,8 +177,9 @@ async def test_an_older_snapshot_does_not_see_the_new_table_without_its_bars(db:
         # the snapshot is older than the move, and holds no lock on ohlcv
         await session.execute(text("SELECT 1"))
         moving = asyncio.ensure_future(partition_bars(db, "month"))
-        while await count_waiting(db) == 0:
-            pass
+        async with asyncio.timeout(60):
+            while await count_waiting(db) == 0:
+                pass
         assert not moving.done()
         assert await session.scalar(text("SELECT count(*) FROM ohlcv")) == 2 * _BARS
     assert (await moving).by == "month"

@@ -26,6 +26,7 @@ from iftb_store import (
     URLError,
 )
 from iftb_store.abilities import SupportsMigrations
+from iftb_store.testing.lifecycle import wait_until
 from iftb_store.transfer.copy import Copy
 from iftb_store_postgres.errors import translate
 from tests.support.strangers import as_stranger
@@ -315,8 +316,9 @@ async def test_a_connection_that_a_task_still_uses_is_not_given_to_the_next_sess
                 assert isinstance(session, AsyncSession)
                 pooled: Any = await (await session.connection()).get_raw_connection()
                 # bypassing the session and its transaction, so that nothing queues
-                running = asyncio.ensure_future(pooled.driver_connection.fetch("SELECT pg_sleep(60)"))
-                await asyncio.sleep(0.05)
+                driver = pooled.driver_connection
+                running = asyncio.ensure_future(driver.fetch("SELECT pg_sleep(60)"))
+                await wait_until(driver.is_busy)
         for number in range(3):
             await TradeRepository(db).insert(trade(f"T{number}"))
         assert (await asyncio.gather(running, return_exceptions=True))[0] is not None

@@ -34,7 +34,7 @@ async def db(postgres_tables_url: str) -> AsyncIterator[DatabaseManager]:
         assert manager.in_use == 0
 
 
-async def until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> None:
+async def wait_until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> None:
     """Wait until so many sessions wait for a lock, or the task has ended."""
     async with asyncio.timeout(60):
         while not task.done() and await admin.fetchval(_BLOCKED) < count:
@@ -69,9 +69,9 @@ async def test_a_large_upsert_and_a_small_one_over_stored_and_new_bars_do_not_de
         await holder.execute(text("SELECT FROM ohlcv WHERE timestamp = :first FOR UPDATE"), {"first": T0})
         upsert: Any = OHLCVRepository(db).upsert_many
         large = asyncio.create_task(upsert(hourly(1_200, volume=Decimal(1)), report=report))
-        await until_blocked(admin, large)
+        await wait_until_blocked(admin, large)
         small = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(450, volume=Decimal(2))[150:]))
-        await until_blocked(admin, small, 2)
+        await wait_until_blocked(admin, small, 2)
     await asyncio.gather(large, small)
 
 
@@ -81,7 +81,7 @@ async def test_a_large_upsert_overwrites_the_bars_of_a_writer_it_waited_for(db: 
     async with db.get_session() as session:
         await OHLCVRepository(session).upsert_many(hourly(400, volume=Decimal(2)))
         second = asyncio.create_task(OHLCVRepository(db).upsert_many(hourly(400, volume=Decimal(1))))
-        await until_blocked(admin, second)
+        await wait_until_blocked(admin, second)
     await second
     assert {found.volume for found in await OHLCVRepository(db).get_latest("BTCUSDT", "1h", 400)} == {Decimal(1)}
 
@@ -108,7 +108,7 @@ async def test_whole_rows_overwrite_those_that_another_session_stored_meanwhile(
                 await get_stores(session).write_rows(BARS, rows)
 
         task = asyncio.create_task(write_rows())
-        await until_blocked(admin, task)
+        await wait_until_blocked(admin, task)
     await task
     values = [name for name in BARS.compared if name in rows.column_names]
     assert (await OHLCVRepository(db).read_arrow()).select(values) == rows.select(values)
@@ -123,7 +123,7 @@ async def test_a_table_overwrites_bars_that_another_session_stored_meanwhile(
     async with db.get_session() as holder:
         await OHLCVRepository(holder).insert_many(hourly(3)[1:])
         task: Any = asyncio.create_task(OHLCVRepository(db).write_arrow(table, report=report))  # type: ignore[call-overload]
-        await until_blocked(admin, task)
+        await wait_until_blocked(admin, task)
     await task
     found = await OHLCVRepository(db).read_arrow()
     assert found["volume"].unique().to_pylist() == [Decimal(2)]

@@ -47,6 +47,7 @@ WAYS = {
 }
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("options", ["", "&sslmode=disable", "&sslrootcert=system"])
 @pytest.mark.parametrize("script", SERVERS.values(), ids=SERVERS)
@@ -67,6 +68,7 @@ async def test_a_connect_that_is_cancelled_at_any_await_keeps_no_password(
             assert at > 1
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("script", SERVERS.values(), ids=SERVERS)
 async def test_a_connect_that_a_timeout_ends_keeps_no_password(script: list[bytes | None], way: str) -> None:
@@ -203,6 +205,7 @@ MISTYPED = [
 ]
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["", "debug"])
 @pytest.mark.parametrize("words", [["status"], ["migrate"], ["import", "sqlite:///x.db"], ["gaps", "BTCUSDT"], ["stats"]])
 @pytest.mark.parametrize("url", MISTYPED)

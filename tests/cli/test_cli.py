@@ -68,7 +68,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
         (["gaps", "sqlite:///:memory:", "BTCUSDT", "1m", "--start", "2024-02-02", "--end", "2024-02-01"], "is after end"),
         (["latest", "sqlite:///:memory:", "BTCUSDT", "1m", "--limit", "0"], "--limit"),
         (["stats", "sqlite:///:memory:", "--days", "many"], "--days"),
-        (["events", "sqlite:///:memory:", "--severity", "loud"], "severity must be one of debug, info"),
+        (["events", "sqlite:///:memory:", "--severity", "loud"], "--severity must be one of debug, info"),
         (["import"], "no FILE is given"),
         (["import", "sqlite:///:memory:"], "no FILE is given"),
         (["import", "sqlite:///:memory:", "absent.zip"], "no file at the path absent.zip"),

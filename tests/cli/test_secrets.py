@@ -226,6 +226,7 @@ async def quoting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await reader.read(1_000)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("serve", [silent, garbage, closing, quoting])
 @pytest.mark.parametrize(
     "options", ["", "&sslmode=disable", "&sslmode=verify-full&sslrootcert=/absent.pem", "&sslcert=/absent.pem"]
@@ -236,6 +237,7 @@ async def test_a_server_that_is_none(serve: Serve, options: str) -> None:
         assert SECRET not in await failure(DatabaseManager(url).connect())
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid", "[::1]:1", ""])
 @pytest.mark.parametrize("way", ["bot:{}@{}/bot?", "bot@{1}/bot?password={0}&"])
 async def test_a_server_that_is_not_there(address: str, way: str) -> None:
@@ -343,6 +345,7 @@ async def _use(manager: DatabaseManager) -> None:
 _GOOD = f"postgresql://bot:{ENCODED}@127.0.0.1:1/bot"
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 @pytest.mark.parametrize(
     "words",

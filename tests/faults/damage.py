@@ -108,6 +108,7 @@ def tried(url: str, answer: Connection, uid: int | None = None) -> None:
     except (StoreError, OperationalError, IntegrityError) as error:
         answer.send(f"{type(error).__name__}: {error}")
     except BaseException as error:
+        # any other error is a failure, which the parent process reports
         answer.send(f"not ours: {error!r}")
     else:
         answer.send("used")

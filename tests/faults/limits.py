@@ -60,6 +60,7 @@ def write_until_full(url: str, first: int, limit: int | None, answers: Connectio
     except OperationalError as error:
         answers.send(str(error))
     except BaseException as error:
+        # any other error is a failure, which the parent process reports
         answers.send(f"not ours: {error!r}")
 
 

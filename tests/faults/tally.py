@@ -43,6 +43,7 @@ class Tally:
             self.hung += 1
             self.notes.append(f"round {self.rounds} hung: {error}")
         except Exception as error:
+            # counted as a failure, and raised again
             self.note("lost", repr(error))
             raise
 

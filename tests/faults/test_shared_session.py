@@ -115,6 +115,7 @@ async def test_what_tasks_of_one_session_store_is_there_and_later_writes_are_unh
                     async with db.get_session() as session:
                         await log(session, name)
                 except Exception as error:
+                    # any error of a later write is a failure
                     tally.note("lost", f"a later write raised {error!r}")
                 else:
                     acknowledged.add(name)

@@ -374,7 +374,7 @@ def test_what_is_wrong_is_named_with_its_row_and_nothing_is_stored(
         (["--map", "nonsense=x"], "there is no column 'nonsense' to map to 'x'"),
         (["--map", "open"], "--map 'open' is not COLUMN=NAME"),
         (["--map", "open=absent"], "has no column 'absent'"),
-        (["--tz", "Nowhere"], "tz 'Nowhere' is not a known time zone"),
+        (["--tz", "Nowhere"], "--tz 'Nowhere' is not a known time zone"),
         (["--tz", "../../etc/passwd"], "is not a known time zone"),
         (["--fold", "never"], "fold must be one of earlier, later"),
         (["--decimals", "round"], "--decimals must be one of from-float"),

@@ -288,6 +288,7 @@ _EVENT = st.fixed_dictionaries(
         "position_id": st.none() | st.integers(0, 2**63 - 1),
         "stack_trace": st.none() | _TEXT,
         "created_at": _TIME,
+        "account": st.just("") | _NAME,
     }
 )
 _TRADE = st.fixed_dictionaries(
@@ -301,6 +302,9 @@ _TRADE = st.fixed_dictionaries(
         "exit_price": st.none() | _DECIMAL,
         **dict.fromkeys(["entry_time", "created_at", "updated_at"], _TIME),
         "exit_time": st.none() | _TIME,
+        "account": st.just("") | _NAME,
+        "strategy": st.none() | _NAME,
+        "tags": st.lists(_NAME, max_size=2),
     }
 )
 
@@ -332,7 +336,7 @@ def test_any_row_comes_back_from_a_line(tmp_path: Path, rows: tuple[TableSpec, l
 
 def _texts_of_json(row: dict[str, Any], *, back: bool = False) -> dict[str, Any]:
     turn = json.loads if back else json.dumps
-    return {name: turn(value) if name == "details" and value is not None else value for name, value in row.items()}
+    return {name: turn(value) if name in ("details", "tags") and value is not None else value for name, value in row.items()}
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from iftb_store.files.source import Source
 from iftb_store.testing import raw
 from iftb_store.testing.samples import Clock, bar, trade
 from iftb_store.values.timeframes import is_off_grid
-from tests.backends.test_postgres_bulk import until_blocked
+from tests.backends.test_postgres_bulk import wait_until_blocked
 from tests.support.whole_rows import TABLES
 
 
@@ -46,7 +46,7 @@ async def test_a_trade_that_the_bot_has_under_way_is_not_overwritten(postgres_ur
         async with db.get_session() as session:
             await TradeRepository(session).insert(trade("BOT"))
             importing = asyncio.create_task(import_file(db, source))
-            await until_blocked(admin, importing)
+            await wait_until_blocked(admin, importing)
 
         with pytest.raises(IntegrityError, match="the id 1 belongs to another row"):
             await importing

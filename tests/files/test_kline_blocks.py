@@ -25,6 +25,7 @@ from iftb_store.files.options import Hints
 from iftb_store.files.readers import kline_blocks
 from iftb_store.files.readers.binance import DumpError, KlineDump
 from iftb_store.testing import raw
+from iftb_store.testing.lifecycle import wait_until
 from iftb_store.transfer.progress import report_nothing
 from tests.faults.rounds import SOAK, rounds
 from tests.files.test_hostile_dumps import NAME, content, damaged, pack
@@ -190,10 +191,11 @@ async def test_a_reader_ahead_reads_one_item_ahead_and_waits_for_its_thread() ->
     ahead: ReadAhead[Any] = ReadAhead(read())
     assert await ahead.take() == 0
     taking = asyncio.ensure_future(ahead.take())
-    await asyncio.sleep(0.01)
+    await wait_until(lambda: items == [0, 1])
     taking.cancel()
     closing = asyncio.ensure_future(ahead.close())
-    await asyncio.sleep(0.01)
+    # close() has begun, and waits for the thread
+    await asyncio.sleep(0)
     assert not ended
     release.set()
     await closing

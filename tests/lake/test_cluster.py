@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, Timeframe, TransientError, URLError, verify
 from iftb_store.registry import get_backend, get_stores
 from iftb_store.schema.table_spec import BARS, RowFilter
+from iftb_store.testing.lifecycle import wait_until
 from iftb_store.testing.many_series import find_gaps, make_store, read_all
 from iftb_store.testing.samples import HOUR, LARGEST, SMALLEST, T0, bar
 from iftb_store.transfer.plan import Partition, digest_partition
@@ -227,7 +228,7 @@ async def test_a_cancelled_query_ends_and_the_manager_stays_usable(lake_url: str
         repository = OHLCVRepository(db)
         await repository.insert_many([bar(T0), bar(T0 + 3 * HOUR)])
         task = asyncio.ensure_future(repository.list_series())
-        await asyncio.sleep(0.005)
+        await wait_until(lambda: count_watchers() > 0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -271,6 +272,7 @@ async def test_a_cancellation_does_not_wait_for_a_server_that_is_frozen(lake_url
             await OHLCVRepository(db).list_series()
             server.send_signal(signal.SIGSTOP)
             task = asyncio.ensure_future(OHLCVRepository(db).list_series())
+            # nothing shows that the query waits for the frozen server
             await asyncio.sleep(0.5)
             task.cancel()
             # the probe would wait for 15 seconds

@@ -65,6 +65,7 @@ class SabotagedBackend(SQLiteBackend):
                 try:
                     yield session
                 except Exception:
+                    # the planted fault: a commit instead of a rollback
                     if self.fault == "commits on error":
                         await session.commit()
                     raise

@@ -57,6 +57,7 @@ def recollate_duckdb(path: Path, table: str, column: str, collation: str) -> Non
         connection.execute(collated)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize(("table", "column"), _COLUMNS)
 @pytest.mark.parametrize("collation", ["NOCASE", "RTRIM", '"nocase"', "mine"])
 async def test_a_collation_in_an_sqlite_file(tmp_path: Path, table: str, column: str, collation: str) -> None:
@@ -70,6 +71,7 @@ async def test_a_collation_in_an_sqlite_file(tmp_path: Path, table: str, column:
                     await call()
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize(("table", "column"), [one for one in _COLUMNS if one[1] != "open"])
 @pytest.mark.parametrize("collation", ["NOCASE", '"NoCase"', "NOACCENT", "nocase.noaccent"])
 async def test_a_collation_in_a_duckdb_file(tmp_path: Path, table: str, column: str, collation: str) -> None:

@@ -85,7 +85,7 @@ async def test_a_cancellation_reaches_the_connection_that_writes_the_copy() -> N
         cursor = Cursor(raw, logging.getLogger(__name__))
 
         def work() -> None:
-            with cursor.interrupting(copy):
+            with cursor.also_interrupt(copy):
                 copy.execute(LOOP).fetchall()
 
         task = asyncio.create_task(run_in_thread(executor, work, cursor.interrupt))

@@ -85,6 +85,7 @@ def test_a_recursive_view_in_place_of_a_table_delays_nothing(tmp_path: Path, run
         assert (code, f"{table.upper()!r} is a view" in error) == (1, True), (words, error)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("kind", ["view", "materialized view"])
 async def test_a_view_in_place_of_a_table_is_refused_on_postgresql(postgres_url: str, table: str, kind: str) -> None:

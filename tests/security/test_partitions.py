@@ -69,8 +69,9 @@ async def detach_by_half(url: str) -> None:
     await transaction.start()
     await reader.fetch("SELECT FROM ohlcv")
     detaching = asyncio.ensure_future(owner.execute("ALTER TABLE ohlcv DETACH PARTITION late CONCURRENTLY"))
-    while not await observer.fetchval("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)"):
-        pass
+    async with asyncio.timeout(60):
+        while not await observer.fetchval("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)"):
+            pass
     await observer.execute("SELECT pg_cancel_backend($1)", owner.get_server_pid())
     with pytest.raises(asyncpg.QueryCanceledError):
         await detaching

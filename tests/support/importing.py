@@ -1,4 +1,4 @@
-"""A process that records what each first call imports on the event loop's thread: ``python -m tests.support.importing URL``.
+"""Records what each first call imports on the event loop's thread: ``python -m tests.support.importing URL CALL...``.
 
 Every call runs in a fork that has imported only what connecting imports.
 """
@@ -40,17 +40,18 @@ def _is_foreign(name: str) -> bool:
     return root not in sys.stdlib_module_names and not root.startswith("iftb_store") and root != "benchmarks"
 
 
-def main(url: str) -> None:
-    """Print, as JSON, what each call imported, with the name of its error, if any."""
+def main(url: str, *names: str) -> None:
+    """Print, as JSON, what each of these calls imported, with the name of its error, if any."""
     db = DatabaseManager(url)
     found: dict[str, list[str]] = {}
-    for name, call in CALLS.items():
+    for name in names:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                imported = asyncio.run(imported_by(db, call))
+                imported = asyncio.run(imported_by(db, CALLS[name]))
             except BaseException as error:
+                # the child must not return from the fork
                 imported = [repr(error)]
             os.write(writer, json.dumps(imported).encode())
             os._exit(0)
@@ -62,4 +63,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -8,12 +8,37 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
+from iftb_store import (
+    BalanceRepository,
+    DatabaseManager,
+    FillRepository,
+    LedgerRepository,
+    OHLCVRepository,
+    PositionRepository,
+    SystemEventRepository,
+    TradeRepository,
+)
 from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TABLES as SPECS
 from iftb_store.schema.table_spec import ColumnKind, RowFilter, TableSpec
 from iftb_store.testing import raw
-from iftb_store.testing.samples import LARGEST, SMALLEST, T0, bar, full_bar, full_position, full_trade, position, trade
+from iftb_store.testing.samples import (
+    LARGEST,
+    SMALLEST,
+    T0,
+    balance,
+    bar,
+    full_balance,
+    full_bar,
+    full_fill,
+    full_ledger_entry,
+    full_position,
+    full_trade,
+    ledger_entry,
+    position,
+    trade,
+)
+from iftb_store.testing.samples import fill as fill_of_order
 
 TABLES = tuple(SPECS)
 SYMBOLS = ("BTCUSDT", "BTC/USDT", "..", "%2E%2E", 'a,"b"\r\nc\'', " x ", "币安人生", "\N{ROCKET}", "NULL", "=1+1", "\\N")
@@ -40,6 +65,9 @@ async def fill(db: DatabaseManager) -> None:
     await trades.insert(replace(full_trade('T "2"\n,'), realized_pnl=lowest, fee=SMALLEST, decision_reasons={}))
     await positions.update_position(full_position())
     await positions.update_position(position(symbol="..", margin=LARGEST))
+    await FillRepository(db).record_many([full_fill(), fill_of_order('F "2"\n,', price=LARGEST)])
+    await LedgerRepository(db).record_many([full_ledger_entry(), ledger_entry("..", amount=lowest, details={})])
+    await BalanceRepository(db).record_many([full_balance(), balance(currency="币安人生", total=lowest)])
     # the first text of a file may be mistaken for its byte order mark
     await events.log_event("\ufeff", "debug", "\ufeff")
     for text in TEXTS:

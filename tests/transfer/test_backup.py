@@ -61,6 +61,7 @@ def origin(request: pytest.FixtureRequest) -> str:
     return fresh
 
 
+@pytest.mark.each_once
 async def test_a_backup_of_any_engine_is_restored_into_any(origin: str, url: str) -> None:
     async with await saved(origin) as backup, DatabaseManager(origin) as emptied:
         for table, rows in EXAMPLES:

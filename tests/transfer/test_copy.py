@@ -28,6 +28,7 @@ from tests.support.filled import ROWS, fill
 from tests.transfer.copies import ENGINES, LATER, change, contents, grow, moved, write
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize(("one", "two"), list(product(ENGINES, ENGINES)))
 def test_every_value_goes_from_any_engine_to_any_other(
     one: str, two: str, request: pytest.FixtureRequest, second: Callable[[str], str], run: Run
@@ -125,7 +126,9 @@ def test_rows_that_only_the_destination_has_stay_or_are_deleted(
 
 def test_only_what_is_chosen_is_copied_and_deleted(source: str, second: Callable[[str], str], run: Run) -> None:
     destination = second("duckdb")
-    assert set(moved(run, source, destination, "--symbol", "ETHUSDT")) == {"trades ETHUSDT", "positions ETHUSDT"}
+    assert set(moved(run, source, destination, "--symbol", "ETHUSDT")) == {
+        f"{table} ETHUSDT" for table in ("trades", "positions", "fills", "ledger_entries")
+    }
     window = ("--timeframe", "1h", "--start", "2024-01-01T06:00", "--end", "2024-01-01T07:00Z")
     assert moved(run, source, destination, *window) == {"ohlcv binance BTCUSDT 1h": (2, 0, 0)}
     write(destination, add)
@@ -189,6 +192,7 @@ async def _own_event(db: DatabaseManager, clock: Clock) -> None:
     await SystemEventRepository(db, clock=clock).log_event("tick", "info", "my own")
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize(
     ("own", "why"),
     [

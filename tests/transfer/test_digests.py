@@ -17,6 +17,7 @@ from iftb_store.models import SystemEvent
 from iftb_store.schema.table_spec import BARS, EVENTS, TRADES, ColumnKind, TableSpec
 from iftb_store.testing.samples import HOUR, NOW, T0, bar, full_bar, full_trade, hourly, trade
 from iftb_store.transfer.digests import Chunk, Digester, compute_checksum, normalise_json
+from iftb_store.values.tags import encode_texts
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BARS_OF_THREE_DAYS = [
@@ -36,7 +37,13 @@ def arrow(table: TableSpec, rows: list[Any]) -> pa.Table:
 
 
 def _values(row: Any) -> list[Any]:
-    return [json.dumps(value, indent=1) if isinstance(value, dict) else value for value in astuple(row)]
+    return [_in_column(value) for value in astuple(row)]
+
+
+def _in_column(value: Any) -> Any:
+    if isinstance(value, list):
+        return encode_texts(value)
+    return json.dumps(value, indent=1) if isinstance(value, dict) else value
 
 
 def parts(table: TableSpec, rows: list[Any], step: int | None = None) -> list[Chunk]:
@@ -74,6 +81,8 @@ def encoded(value: Any) -> bytes:
         return b"\1" + eight((value - EPOCH) // timedelta(microseconds=1))
     if isinstance(value, Decimal):
         return b"\1" + int(value.scaleb(18)).to_bytes(16, "little", signed=True)
+    if isinstance(value, list):
+        value = encode_texts(value)
     text = json.dumps(value, sort_keys=True, separators=(",", ":")) if isinstance(value, dict) else value
     return b"\1" + eight(len(text.encode())) + text.encode()
 
@@ -88,8 +97,8 @@ EVENTS_OF_THREE_RANGES = [
     ("table", "rows", "known"),
     [
         (BARS, BARS_OF_THREE_DAYS, "f5e135a2ddd0046aab2ab3627b086a47"),
-        (TRADES, [replace(full_trade(), id=1), replace(trade(), id=2)], "30e715e3322f9e83b18995d5c540e0f8"),
-        (EVENTS, EVENTS_OF_THREE_RANGES, "08dfec7dc6497a2121d0e31139d7109b"),
+        (TRADES, [replace(full_trade(), id=1), replace(trade(), id=2)], "c37399d94ead3739a2fe28d183c639fe"),
+        (EVENTS, EVENTS_OF_THREE_RANGES, "89052de2082650c86e2a57d4708dca19"),
     ],
 )
 def test_a_checksum_is_what_its_definition_says_and_stays_what_it_was(table: TableSpec, rows: list[Any], known: str) -> None:

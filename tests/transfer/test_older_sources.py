@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Callable
@@ -63,11 +64,14 @@ def _text(row: dict[str, Any], names: list[str]) -> str:
     return exact_text(record_of({name: row[name] for name in names}))
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize("engine", ["sqlite", "duckdb", "postgres"])
 async def test_a_copy_from_an_older_store_fills_in_the_defaults(
     older: Path, revision: str, engine: str, second: Callable[[str], str]
 ) -> None:
-    async with DatabaseManager(_url(older)) as source, DatabaseManager(second(engine)) as destination:
+    # PostgreSQL's database is made by an event loop of its own
+    url = await asyncio.to_thread(second, engine)
+    async with DatabaseManager(_url(older)) as source, DatabaseManager(url) as destination:
         report = await copy(source, destination)
         assert report.left_out == _NEW
         await _assert_copied(destination, _recorded(revision))
@@ -77,6 +81,7 @@ async def test_a_copy_from_an_older_store_fills_in_the_defaults(
         assert (await source.status()).revision == revision, "the source must stay as it is"
 
 
+@pytest.mark.each_once
 async def test_a_copy_from_an_older_store_merges_by_account(older: Path, second: Callable[[str], str]) -> None:
     async with DatabaseManager(_url(older)) as source, DatabaseManager(second("sqlite")) as destination:
         none = await copy(source, destination, accounts="bot-a")
@@ -88,6 +93,7 @@ async def test_a_copy_from_an_older_store_merges_by_account(older: Path, second:
             await copy(source, destination, tables="fills")
 
 
+@pytest.mark.each_once
 async def test_a_backup_of_an_older_revision_is_restored(older: Path, revision: str, second: Callable[[str], str]) -> None:
     async with DatabaseManager(second("sqlite")) as db:
         report = await restore(older, db)
@@ -95,6 +101,7 @@ async def test_a_backup_of_an_older_revision_is_restored(older: Path, revision: 
         await _assert_copied(db, _recorded(revision))
 
 
+@pytest.mark.each_once
 async def test_the_bot_itself_refuses_an_older_store_before_and_after_a_copy(older: Path, second: Callable[[str], str]) -> None:
     async with DatabaseManager(_url(older)) as source, DatabaseManager(second("sqlite")) as destination:
         for _ in range(2):
@@ -103,6 +110,7 @@ async def test_the_bot_itself_refuses_an_older_store_before_and_after_a_copy(old
             await copy(source, destination)
 
 
+@pytest.mark.each_once
 async def test_an_older_destination_is_refused(older: Path, second: Callable[[str], str]) -> None:
     async with DatabaseManager(second("sqlite")) as source, DatabaseManager(_url(older)) as destination:
         await source.migrate()
@@ -110,6 +118,7 @@ async def test_an_older_destination_is_refused(older: Path, second: Callable[[st
             await copy(source, destination)
 
 
+@pytest.mark.each_once
 def test_the_command_reports_the_tables_that_the_older_store_lacks(older: Path, second: Callable[[str], str], run: Run) -> None:
     code, out, err = run("copy", _url(older), second("sqlite"))
     assert (code, err) == (0, "")

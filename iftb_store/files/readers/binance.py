@@ -23,7 +23,7 @@ from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.files.options import ROUNDING
 from iftb_store.models import OHLCVBar
 from iftb_store.schema.types import from_epoch_us
-from iftb_store.values.checks import integer, name_text, rounded_decimal
+from iftb_store.values.checks import integer, name_text, round_to_places
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import MONTH, Timeframe, check_timeframe
 
@@ -73,6 +73,7 @@ def open_file(path: Path) -> io.FileIO:
         # check again, because the file may have been replaced between the check and the open
         _check_is_file(path, os.fstat(file.fileno()).st_mode)
     except BaseException:
+        # whatever fails, the file must not stay open
         file.close()
         raise
     return file
@@ -194,7 +195,7 @@ class KlineDump:
         self.path = Path(path)
         if not is_dump_name(self.path):
             raise InvalidValueError(f"{path}: a kline dump is a .csv or a .zip file")
-        named = series_in_name(self.path)
+        named = find_series_in_name(self.path)
         for option, given, found in (("symbol", symbol, named[0]), ("timeframe", timeframe, named[1])):
             if given is None and found is None:
                 raise InvalidValueError(
@@ -227,7 +228,7 @@ class KlineDump:
         with self._csv() as stream:
             bars = self._bars(stream, position)
             while True:
-                with self._damage_named():
+                with self._name_damage():
                     batch = list(islice(bars, most))
                 if not batch:
                     break
@@ -252,7 +253,7 @@ class KlineDump:
         with self._csv() as stream:
             blocks = split_blocks(stream)
             while True:
-                with self._damage_named():
+                with self._name_damage():
                     block = next(blocks, None)
                     found = [] if block is None else self._parse(block, position)
                 # a header is the only line without a bar before other bars
@@ -301,7 +302,7 @@ class KlineDump:
                 "download it again"
             )
 
-    def _damage_named(self) -> AbstractContextManager[None]:
+    def _name_damage(self) -> AbstractContextManager[None]:
         return name_damage(self.path, _DAMAGE, "the archive is damaged ({}); download it again")
 
     @contextmanager
@@ -312,12 +313,12 @@ class KlineDump:
                 yield stream
             return
         with _ArchiveFile(open_file(self.path)) as file:
-            with self._damage_named():
+            with self._name_damage():
                 archive = zipfile.ZipFile(file)
             with archive:
                 member = self._member(archive)
                 self.size = member.file_size
-                with self._damage_named():
+                with self._name_damage():
                     packed = archive.open(member)
                 with io.BufferedReader(packed, 1 << 16) as stream:  # type: ignore[type-var]
                     yield stream
@@ -341,7 +342,7 @@ class KlineDump:
         return member
 
     def _bars(self, stream: IO[bytes], position: _Position) -> Iterator[OHLCVBar]:
-        """Parse the lines of a stream that continues at a position."""
+        """Yield the bars of the remaining lines of a file; ``position`` counts the lines, for error messages."""
         while raw := stream.readline(_LONGEST_LINE):
             position.number += 1
             number = position.number
@@ -381,7 +382,7 @@ class KlineDump:
     def _bar(self, line: str, number: int) -> OHLCVBar:
         match = _LINE.fullmatch(line)
         if match is None:
-            return self._unusual_bar(line, number)
+            return self._parse_unusual_bar(line, number)
         opened, *prices, closed, quote, count, _, _ = match.groups()
         self._check_times(opened, closed, number)
         bar = self._make_bar(opened, [*prices, quote], count)
@@ -394,7 +395,7 @@ class KlineDump:
         open_, high, low, close, volume, quote = map(Decimal, prices)
         return OHLCVBar(self.symbol, self.exchange, self.timeframe, time, open_, high, low, close, volume, quote, int(count))
 
-    def _unusual_bar(self, line: str, number: int) -> OHLCVBar:
+    def _parse_unusual_bar(self, line: str, number: int) -> OHLCVBar:
         """Return the bar of a line in a rare form: with a sign, an exponent, or zeros beyond 18 decimal places.
 
         Raises:
@@ -421,7 +422,7 @@ class KlineDump:
         prices = [values[name] for name in (*_PRICES, "quote volume")]
         try:
             if self._from_float:
-                exact, prices = prices, [rounded_decimal(value, "value") for value in prices]
+                exact, prices = prices, [round_to_places(value, "value") for value in prices]
                 self.rounded += sum(old != new for old, new in zip(exact, prices, strict=True))
             return check_bar(self._make_bar(fields[0], prices, count), ROUNDING)
         except InvalidValueError as error:
@@ -435,7 +436,7 @@ class KlineDump:
         return DumpError(f"{self.path}, line {number}: {problem}")
 
 
-def series_in_name(path: Path) -> tuple[str | None, str | None]:
+def find_series_in_name(path: Path) -> tuple[str | None, str | None]:
     """Return (symbol, timeframe) from a dump's name, e.g. ``FILUSDT-1m-2023-04.zip``; (None, None) for other names."""
     match = _NAME.match(path.name)
     if match is None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from iftb_store.files.limits import TextSplitter, check_types
 from iftb_store.files.readers.arrow_bounds import ArrowBounds
-from iftb_store.files.readers.base import Reader, rows_at_once, validate
+from iftb_store.files.readers.base import Reader, count_rows_at_once, validate
 
 
 class FeatherReader(Reader):
@@ -25,7 +25,7 @@ class FeatherReader(Reader):
     def tables(self, columns: list[str]) -> Generator[pa.Table]:
         """Read the given columns of all rows, and yield them batch by batch."""
         self._bounds.check_batches(check_types(self._schema, columns))
-        places, rows = [self.names.index(name) for name in columns], rows_at_once(self.names)
+        places, rows = [self.names.index(name) for name in columns], count_rows_at_once(self.names)
         texts = TextSplitter(self.size)
         reader = pa.ipc.open_file(self._file, options=pa.ipc.IpcReadOptions(included_fields=places, use_threads=False))
         for number in range(reader.num_record_batches):

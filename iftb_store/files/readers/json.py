@@ -99,7 +99,7 @@ class _Elements:
         self._path, self._stream = path, stream
         self._characters = codecs.getincrementaldecoder("utf-8-sig")()
         self.decoder = _EXACT
-        self._buffer, self._at, self._ended = "", 0, False
+        self._buffer, self._at, self._has_ended = "", 0, False
         self._number = self._passed = 0
         self._in_array = self._next_character() == "["
         self._at += self._in_array
@@ -151,7 +151,7 @@ class _Elements:
             except RecursionError:
                 problem = "nested too deeply"
             held = len(self._buffer) - self._at
-            if self._ended or held >= longest:
+            if self._has_ended or held >= longest:
                 raise self._error(f"{problem}: {show(self._buffer[self._at : self._at + 40])}")
             # read as much again as is in the buffer, so that a long element is not parsed too often
             self._read(min(max(_READ, held), max(_READ, longest - held)))
@@ -162,15 +162,15 @@ class _Elements:
                 self._at += 1
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
-            if self._ended:
+            if self._has_ended:
                 return ""
             self._read(_READ)
 
     def _read(self, size: int) -> None:
         data = self._stream.read(size)
-        self._ended = len(data) < size
+        self._has_ended = len(data) < size
         try:
-            text = self._characters.decode(data, final=self._ended)
+            text = self._characters.decode(data, final=self._has_ended)
         except UnicodeDecodeError as error:
             raise self._error("bytes that are not text (UTF-8)") from error
         self._buffer, self._at = self._buffer[self._at :] + text, 0

@@ -63,6 +63,7 @@ def split_blocks(stream: IO[bytes]) -> Iterator[bytes]:
             try:
                 piece = stream.read1(_READ)  # type: ignore[attr-defined]
             except Exception as error:
+                # raised again after the lines before the damage
                 failure, ended = error, True
                 break
             ended = not piece
@@ -116,7 +117,7 @@ def parse_block(content: bytes) -> Block | None:
 
 
 def make_table(bars: Sequence[OHLCVBar]) -> pa.Table:
-    """Return bars that the line parser has checked as a table without the columns of the series."""
+    """Return a table of bars, which the parser of lines has checked; it lacks exchange, symbol and timeframe."""
     if not bars:
         return _SCHEMA.empty_table()
     return pa.table(to_record_batch(to_columns(bars)).select(_SCHEMA.names))

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iftb_store.files.limits import TextSplitter
-from iftb_store.files.readers.base import Reader, rows_at_once, validate
-from iftb_store.files.readers.parquet_bounds import check_footer, groups_within_bounds
+from iftb_store.files.readers.base import Reader, count_rows_at_once, validate
+from iftb_store.files.readers.parquet_bounds import check_footer, list_groups_within_bounds
 
 # limits while a footer is parsed: bytes of one text, and number of columns, row groups and metadata entries in one list
 _LONGEST_FACT, _MOST_FACTS = 16 << 20, 200_000
@@ -45,7 +45,9 @@ class ParquetReader(Reader):
         """Read the given columns of all rows, and yield them batch by batch."""
         metadata, rows = self._file.metadata, 0
         total, texts = metadata.num_rows, TextSplitter(self.size)
-        for groups, most in groups_within_bounds(self._path, metadata, self._schema, columns, rows_at_once(self.names)):
+        for groups, most in list_groups_within_bounds(
+            self._path, metadata, self._schema, columns, count_rows_at_once(self.names)
+        ):
             for batch in self._file.iter_batches(most, row_groups=groups, columns=columns, use_threads=False):
                 rows += batch.num_rows
                 self.bytes_read = self.size * rows // (total or 1)

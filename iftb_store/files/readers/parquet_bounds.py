@@ -85,7 +85,7 @@ def check_footer(path: Path) -> None:
         _check_count(reader.elements, _MOST_ELEMENTS, "facts")
 
 
-def groups_within_bounds(
+def list_groups_within_bounds(
     path: Path, metadata: Any, made: pa.Schema, columns: list[str], rows: int
 ) -> Generator[tuple[list[int], int]]:
     """Yield lists of row groups that can be decoded together, each with the maximum number of rows to read at once.
@@ -118,13 +118,13 @@ def groups_within_bounds(
             held += facts.num_rows
             density = max(density, sum(chunk.density for chunk in chunks))
             if held >= rows:
-                yield groups, _rows_at_once(rows, density)
+                yield groups, _count_rows_at_once(rows, density)
                 groups, held, density = [], 0, 0.0
     if groups:
-        yield groups, _rows_at_once(rows, density)
+        yield groups, _count_rows_at_once(rows, density)
 
 
-def _rows_at_once(rows: int, density: float) -> int:
+def _count_rows_at_once(rows: int, density: float) -> int:
     return max(1, min(rows, int(_TEXT_AT_ONCE / density))) if density else rows
 
 
