@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from iftb_store.doctor.checks import SHOWN_ROWS, Finding, SeriesRows
-from iftb_store.doctor.sql import Engine, text_of
+from iftb_store.doctor.sql import Engine, format_text
 from iftb_store.protocols import Stores
 from iftb_store.repositories.covered import find_coverage
 from iftb_store.schema.table_spec import COVERAGE, SERIES, ColumnKind, RowFilter
@@ -45,7 +45,7 @@ def coverage_findings(conn: Connection, engine: Engine) -> Iterator[Finding]:
     ranges = []
     for *key, first, last in conn.execute(text(sql)):
         literal = SeriesRows(engine, key).literal
-        series = (text_of(key[0]), text_of(key[1]), text_of(key[2]))
+        series = (format_text(key[0]), format_text(key[1]), format_text(key[2]))
         ranges.append(_Range(series, from_epoch_us(first), from_epoch_us(last), f"DELETE FROM coverage WHERE {literal}"))
     yield from _find_problems(ranges, datetime.now(UTC))
 
