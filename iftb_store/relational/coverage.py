@@ -8,7 +8,7 @@ from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
-from iftb_store.errors import readable
+from iftb_store.errors import explain_unreadable
 from iftb_store.relational.dialect import SqlDialect
 from iftb_store.relational.driver import StatementRunner, bind
 from iftb_store.relational.rows import RowForm
@@ -59,7 +59,7 @@ class RelationalCoverage:
         sql = _runs_sql(dialect, series)
         values = {**series.equal, "start": series.start, "end": series.end, "zero": Decimal(0)}
         time = dialect.decode_time
-        with readable(BARS.name):
+        with explain_unreadable(BARS.name):
             rows = sorted(await self._driver.read(*bind(self._driver, sql, values)), key=lambda row: (row[2] == _END, row[3]))
             *starts, end = [tuple(row) for row in rows]
             following = [*starts[1:], (None, end[0], _END, end[3] + 1)] if starts else []

@@ -51,7 +51,7 @@ class CoverageCopy:
             await self._write(series, ranges)
 
     async def _write(self, series: tuple[str, ...], ranges: list[AskedRange]) -> None:
-        windows = list(self._scope.selections(BARS))
+        windows = list(self._scope.list_selections(BARS))
         start, end = windows[0].start, windows[0].end
 
         async def work(session: Any) -> None:
@@ -82,7 +82,7 @@ async def read_ranges(coverage: CoverageStore | None, scope: TableScope) -> Rang
     found: Ranges = defaultdict(list)
     if coverage is None or BARS not in scope.tables:
         return found
-    for selected in scope.selections(BARS):
+    for selected in scope.list_selections(BARS):
         for one in await coverage.read(replace(selected, table=COVERAGE)):
             if (inside := limit_range(one, selected.start, selected.end)) is not None:
                 found[tuple(getattr(one, name) for name in SERIES)].append(inside)
