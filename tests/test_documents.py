@@ -18,6 +18,8 @@ NOT_RUN = {
     ("docs/cookbook/nightly.md", "crontab"): "needs cron; the page runs the same command",
     ("docs/cookbook/nightly.md", "ini"): "needs systemd; the page runs the same command",
     ("docs/how-it-works.md", "txt"): "a drawing",
+    ("docs/coverage.md", "console"): "needs an exchange; tests/exchange runs it on a local one",
+    ("docs/coverage.md", "py"): "needs an exchange, or a feed",
     ("docs/lakes.md", "crontab"): "needs a bucket and cron",
     ("docs/performance.md", "console"): "takes an hour",
     ("docs/postgresql.md", "crontab"): "needs cron; the page runs the same command",

@@ -20,8 +20,10 @@ from iftb_store._version import __version__
 from iftb_store.cli import backups, data, demo, files, records, schema, transfer
 from iftb_store.cli.compact import compact
 from iftb_store.cli.completion import join_words_of_bash
+from iftb_store.cli.coverage import coverage
 from iftb_store.cli.delete import delete
 from iftb_store.cli.doctor import doctor
+from iftb_store.cli.fill import fill
 from iftb_store.cli.output import GIVEN, print_error, say
 from iftb_store.cli.partitions import partitions
 from iftb_store.cli.performance import performance
@@ -83,6 +85,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "import": files.import_,
     "copy": transfer.copy,
     "verify": transfer.verify,
+    "fill": fill,
+    "coverage": coverage,
     "series": series,
     "gaps": data.gaps,
     "latest": data.latest,

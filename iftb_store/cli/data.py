@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from iftb_store.analytics.coverage import count_missing
+from iftb_store.analytics.states import CoverageRange
 from iftb_store.cli.completion import timeframes, timeframes_without_url
 from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
 from iftb_store.cli.sparklines import draw_levels
@@ -20,6 +21,7 @@ from iftb_store.cli.target import URL_HELP, run, split_url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
 from iftb_store.models import OHLCVBar
+from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
 from iftb_store.repositories.exchanges import find_exchanges
 from iftb_store.repositories.ohlcv import OHLCVRepository
@@ -73,6 +75,8 @@ def gaps(
 ) -> None:
     """Show the gaps in the series of a symbol and timeframe: where candles are missing.
 
+    "asked" counts the candles of a gap that were asked for and that the exchange did not give; the others were never asked for.
+
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
     ago (m minutes, h hours, d days, w weeks).
     """
@@ -86,22 +90,41 @@ def gaps(
         if not exchanges:
             await report_missing(db, series, exchange, as_json=as_json)
         repository = OHLCVRepository(db)
-        return {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
+        found = {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
+        if Capability.RECORDS in db.capabilities:
+            for name, holes in found.items():
+                if holes:
+                    states = await repository.get_coverage(*series, name, start=holes[0][0], end=holes[-1][1])
+                    asked[name] = [one for one in states if one.state == "none"]
+        return found
 
+    # by exchange, the bars that were asked for and not given
+    asked: dict[str, list[CoverageRange]] = {}
     found = read(url, BARS, find)
     holes = [
-        (name, before, after, count_missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps
+        (name, before, after, count_missing(before, after, series[1]), _count_asked(asked.get(name), before, after))
+        for name, gaps in found.items()
+        for before, after in gaps
     ]
     if as_json:
-        names = "exchange", "last_before", "first_after", "missing"
+        names = "exchange", "last_before", "first_after", "missing", "asked"
         print_json([dict(zip(names, hole, strict=True)) for hole in holes])
     elif holes:
-        rows = [(name, format_moment(before), format_moment(after), f"{count:,}") for name, before, after, count in holes]
-        print_fitting(["exchange", "last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
-        missing = sum(count for *_, count in holes)
+        rows = [
+            (name, format_moment(before), format_moment(after), f"{count:,}", "" if known is None else f"{known:,}")
+            for name, before, after, count, known in holes
+        ]
+        titles = ["exchange", "last bar before", "first bar after", "bars missing", "asked"]
+        print_fitting(titles, rows, ["asked"], right=["bars missing", "asked"])
+        missing = sum(count for *_, count, _ in holes)
         say(f"{format_count(len(holes), 'gap')}, {format_count(missing, 'bar')} missing (times in UTC)")
     else:
         say(f"no gaps in {', '.join(found)} {' '.join(series)}")
+
+
+def _count_asked(asked: list[CoverageRange] | None, before: datetime, after: datetime) -> int | None:
+    """Return how many bars of a gap were asked for; None if the database does not know."""
+    return None if asked is None else sum(one.bars for one in asked if before < one.first < after)
 
 
 def latest(

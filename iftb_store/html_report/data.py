@@ -10,6 +10,7 @@ from iftb_store.abilities import ConnectedStore
 from iftb_store.analytics.coverage import count_missing
 from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.performance import PerformanceScope
+from iftb_store.analytics.states import CoverageRange
 from iftb_store.html_report.candles import MOST
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
 from iftb_store.protocols import Capability, Isolation, Session
@@ -48,6 +49,7 @@ class Chart:
         last: the last such time.
         bars: the candles.
         gaps: the gaps of the stored series.
+        states: what is known of its bars, see `OHLCVRepository.get_coverage`; empty if the store keeps only bars.
     """
 
     series: Series
@@ -56,6 +58,7 @@ class Chart:
     last: datetime
     bars: list[OHLCVBar]
     gaps: list[tuple[datetime, datetime]]
+    states: list[CoverageRange] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -86,6 +89,10 @@ async def read_report(db: ConnectedStore, scope: PerformanceScope, timeframe: Ti
             await _read_records(session, data)
         data.series = await OHLCVRepository(session).list_series()
         data.chart = await _read_chart(session, data, timeframe)
+        if data.chart is not None and data.chart.gaps and Capability.RECORDS in db.capabilities:
+            series, window = data.chart.series, {"start": data.chart.first, "end": data.chart.last}
+            read = OHLCVRepository(session).get_coverage
+            data.chart.states = await read(series.symbol, series.timeframe, series.exchange, **window)
     return data
 
 
@@ -181,3 +188,14 @@ def list_worst_gaps(chart: Chart, limit: int) -> list[tuple[datetime, datetime, 
     """Return the gaps with the most missing bars, as (last bar before, first bar after, missing bars)."""
     found = [(before, after, count_missing(before, after, chart.series.timeframe)) for before, after in chart.gaps]
     return sorted(found, key=lambda gap: (-gap[2], gap[0]))[:limit]
+
+
+def describe_gap(chart: Chart, before: datetime, after: datetime) -> str:
+    """Return what is known of the missing bars between two bars: never asked for, or asked for and not given."""
+    counts = dict.fromkeys(("none", "unknown"), 0)
+    for one in chart.states:
+        if one.state in counts and before < one.first < after:
+            counts[one.state] += one.bars
+    if not counts["none"]:
+        return "never asked for" if chart.states else "not known"
+    return "asked, none given" + (f"; {counts['unknown']:,} never asked for" if counts["unknown"] else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -21,8 +23,9 @@ from iftb_store.analytics.shown import (
     list_group_cells,
     list_groups,
 )
+from iftb_store.analytics.states import add_up_days
 from iftb_store.html_report.candles import MOST
-from iftb_store.html_report.data import Chart, ClosedTrade, ReportData, list_worst_gaps
+from iftb_store.html_report.data import Chart, ClosedTrade, ReportData, describe_gap, list_worst_gaps
 from iftb_store.html_report.heatmaps import draw_coverage, draw_days, draw_months, draw_percent, draw_weekdays
 from iftb_store.models import Position, SystemEvent
 from iftb_store.values.markup import Child, Markup, element, join, table
@@ -261,17 +264,24 @@ def _write_chart_coverage(chart: Chart) -> list[Markup]:
     parts: list[Markup] = []
     if days:
         months = sum_months(days)
+        asked = Counter[date]()
+        for day in add_up_days(chart.states, series.timeframe):
+            asked[day.day.replace(day=1)] += day.none
         rows = [
-            [f"{month:%Y-%m}", f"{one.due:,}", f"{one.missing:,}", draw_percent(one, f"{month:%Y-%m}")]
+            [f"{month:%Y-%m}", f"{one.due:,}", f"{one.missing:,}", f"{asked[month]:,}", draw_percent(one, f"{month:%Y-%m}")]
             for month, one in sorted(months.items(), reverse=True)
         ]
         caption = f"{name} by month (UTC)"
-        parts.append(_make_scrollable(table(["month", "due", "missing", "stored, %"], rows, caption=caption), caption))
+        titles = ["month", "due", "missing", "asked, none given", "stored, %"]
+        parts.append(_make_scrollable(table(titles, rows, caption=caption), caption))
         parts.append(_make_scrollable(draw_coverage(days, months), f"{name} by day"))
     gaps = list_worst_gaps(chart, _WORST_GAPS)
     if gaps:
-        rows = [[format_moment(before), format_moment(after), f"{count:,}"] for before, after, count in gaps]
-        titles = ["last bar before (UTC)", "first bar after", "bars missing"]
+        rows = [
+            [format_moment(before), format_moment(after), f"{count:,}", describe_gap(chart, before, after)]
+            for before, after, count in gaps
+        ]
+        titles = ["last bar before (UTC)", "first bar after", "bars missing", "what is known"]
         parts.append(_make_scrollable(table(titles, rows, caption=f"The longest gaps of {name}"), "Gaps"))
     else:
         parts.append(element("p", f"{name} has no gaps."))

@@ -120,13 +120,13 @@ class Repository:
             return await work(stores)
 
     async def _table(self, selection: RowFilter, decimals: object) -> pa.Table:
-        as_floats = _check_decimals(decimals)
+        as_floats = check_decimals(decimals)
         require_arrow()
         rows = await self._read(lambda stores: stores.read_rows(selection))
-        return await _to_floats(rows) if as_floats else rows
+        return await convert_to_floats(rows) if as_floats else rows
 
     def _stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
-        as_floats = _check_decimals(decimals)
+        as_floats = check_decimals(decimals)
         require_arrow()
         part = replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))
         return Stream(self._batches(part, as_floats=as_floats))
@@ -134,20 +134,22 @@ class Repository:
     async def _batches(self, selection: RowFilter, *, as_floats: bool) -> AsyncGenerator[pa.RecordBatch]:
         async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
             async for batch in batches:
-                yield await _to_floats(batch) if as_floats else batch
+                yield await convert_to_floats(batch) if as_floats else batch
 
     def _now(self) -> datetime:
         return checks.utc(self._clock(), "the clock's time")
 
 
-def _check_decimals(decimals: object) -> bool:
+def check_decimals(decimals: object) -> bool:
+    """Return whether decimals are read as floats; raise InvalidValueError for an unknown word."""
     return checks.optional_choice(decimals, "decimals", get_args(ReadDecimals)) is not None
 
 
-async def _to_floats(rows: Any) -> Any:
-    from iftb_store.batches.arrow import to_floats
+async def convert_to_floats(rows: Any) -> Any:
+    """Return the rows of an Arrow table or record batch with their decimals as floats."""
+    from iftb_store.batches import arrow
 
-    return await asyncio.to_thread(to_floats, rows)
+    return await asyncio.to_thread(arrow.to_floats, rows)
 
 
 class AccountRepository(Repository):

@@ -54,6 +54,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "decimals": (*STORE, "BTCUSDT-1m-2024-02.csv", "--decimals"),
         "columns": (*STORE, "BTCUSDT-1m-2024-02.csv", "--columns"),
         "on_conflict": (*STORE, "BTCUSDT-1m-2024-02.csv", "--on-conflict"),
+        "covers": (*STORE, "BTCUSDT-1m-2024-02.csv", "--covers", "2024-02-01"),
     },
     "export": {
         "url": ("-o", "out.csv", "--overwrite"),
@@ -82,6 +83,21 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "exchange": ("sqlite:///store.db", *SERIES, "--exchange"),
         "start": ("sqlite:///store.db", *SERIES, "--start"),
         "end": ("sqlite:///store.db", *SERIES, "--end"),
+    },
+    "coverage": {
+        "url": (),
+        "symbol": STORE,
+        "timeframe": (*STORE, "BTCUSDT"),
+        **{name: (*STORE, *SERIES, f"--{name}") for name in ("exchange", "start", "end")},
+    },
+    # no exchange is asked, as there is none of this name
+    "fill": {
+        "url": ("--exchange", "nowhere"),
+        "symbol": (*STORE, "--exchange", "nowhere"),
+        "timeframe": (*STORE, "BTC/USDT", "--exchange", "nowhere", "--start", "2024-01-01"),
+        "exchange": (*STORE, *SERIES, "--start", "2024-01-01", "--exchange"),
+        "stored_as": (*STORE, *SERIES, "--exchange", "nowhere", "--start", "2024-01-01", "--as"),
+        **{name: (*STORE, *SERIES, "--exchange", "nowhere", f"--{name}") for name in ("start", "end", "limit")},
     },
     "latest": {
         "url": (),

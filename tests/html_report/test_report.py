@@ -74,6 +74,19 @@ def test_the_page_may_load_nothing_and_names_no_other_host(store: SyncStore) -> 
     assert re.findall(r'(?:src|href)="(?!#)[^"]*"|url\(|@import', ours) == []
 
 
+def test_the_three_kinds_of_holes_are_told_apart(store: SyncStore) -> None:
+    hour = timedelta(hours=1)
+    bars = [OHLCVBar("BTCUSDT", "binance", "1h", START + place * hour, *[Decimal(1)] * 5) for place in range(20)]
+    store.ohlcv.insert_many([bar for place, bar in enumerate(bars) if place not in (3, 10)])
+    store.ohlcv.mark_covered("BTCUSDT", "1h", START + 8 * hour, START + 19 * hour, source="fetch")
+    store.ohlcv.delete_range("BTCUSDT", "1h", START + 15 * hour, START + 16 * hour)
+    html = report(store).html
+    (gaps,) = re.findall(r"<caption>The longest gaps of .*?</table>", html, re.DOTALL)
+    known = re.findall(r"never asked for|asked, none given", gaps)
+    assert known == ["never asked for", "never asked for", "asked, none given"]
+    assert "asked, none given</th>" in html
+
+
 def test_every_figure_is_in_the_page_as_json(store: SyncStore) -> None:
     fill_store(store, bars=2_000, trades=30)
     made = report(store, starting_balance=Decimal(1_000))
