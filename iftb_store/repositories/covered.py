@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from iftb_store.abilities import CoverageStore, SupportsCoverage
 from iftb_store.analytics.states import cut_range, move, unite_ranges
+from iftb_store.coverage_store import CoverageStore, SupportsCoverage
 from iftb_store.errors import Unsupported
 from iftb_store.protocols import Stores
 from iftb_store.schema.table_spec import COVERAGE, SERIES, AskedRange, RowFilter

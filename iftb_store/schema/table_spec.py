@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import Enum
@@ -116,6 +117,14 @@ class TableSpec:
     def kinds(self) -> dict[str, ColumnKind]:
         """The kind of values of each column, by the name of the column."""
         return {name: spec.kind for name, spec in self.specs.items()}
+
+    def has_columns(self, names: Set[str]) -> bool:
+        """Return whether these are the names of all columns, as the table has them now or had them at an earlier revision."""
+        lacking = {name: self.specs[name].since for name in self.columns if name not in names}
+        if not names <= {*self.columns} or None in lacking.values():
+            return False
+        first = min(map(str, lacking.values()), default=None)
+        return first is None or {*lacking} == {name for name, spec in self.specs.items() if (spec.since or "") >= first}
 
     @property
     def has_own_ids(self) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from iftb_store.abilities import ConnectedStore, CoverageStore
+from iftb_store.abilities import ConnectedStore
 from iftb_store.analytics.states import cut_range, limit_range, unite_ranges
+from iftb_store.coverage_store import CoverageStore
 from iftb_store.registry import get_stores
 from iftb_store.repositories.covered import find_coverage, join_ranges
 from iftb_store.schema.scope import TableScope

@@ -76,7 +76,8 @@ def test_the_page_may_load_nothing_and_names_no_other_host(store: SyncStore) -> 
 
 def test_the_three_kinds_of_holes_are_told_apart(store: SyncStore) -> None:
     hour = timedelta(hours=1)
-    bars = [OHLCVBar("BTCUSDT", "binance", "1h", START + place * hour, *[Decimal(1)] * 5) for place in range(20)]
+    one = Decimal(1)
+    bars = [OHLCVBar("BTCUSDT", "binance", "1h", START + place * hour, one, one, one, one, one) for place in range(20)]
     store.ohlcv.insert_many([bar for place, bar in enumerate(bars) if place not in (3, 10)])
     store.ohlcv.mark_covered("BTCUSDT", "1h", START + 8 * hour, START + 19 * hour, source="fetch")
     store.ohlcv.delete_range("BTCUSDT", "1h", START + 15 * hour, START + 16 * hour)
