@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.series import EXCHANGE, SYMBOL, TIMEFRAME, raw_bars
 from iftb_store import OHLCVBar, Trade
+from iftb_store.values.tags import encode_texts
 
 #: The columns that a bar is written to, except created_at; the same order for every reference.
 WRITTEN = (
@@ -80,8 +81,8 @@ def trades(count: int) -> Iterator[Trade]:
 
 
 def trade_values(trade: Trade) -> list[Any]:
-    """Return a trade's values in the order of `TRADE`."""
-    return [getattr(trade, name) for name in TRADE]
+    """Return a trade's values in the order of `TRADE`; the tags are text, as every engine stores them."""
+    return [encode_texts(trade.tags) if name == "tags" else getattr(trade, name) for name in TRADE]
 
 
 class NewTrades:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from iftb_store._version import __version__ as __version__
 from iftb_store.analytics.fills import FillSummary, add_up_fills
+from iftb_store.analytics.states import CoverageDay, CoverageRange, State
 from iftb_store.errors import (
     AmbiguousPositionError,
     BalanceConflictError,
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     )
     from iftb_store.config import Settings, get_settings
     from iftb_store.doctor import Finding, examine
+    from iftb_store.exchange.fill import FillReport, fill
     from iftb_store.files.export import ExportReport, export_table
     from iftb_store.files.formats import FileFormat
     from iftb_store.files.import_ import ImportedFile
@@ -114,6 +116,8 @@ __all__ = [
     "Contents",
     "CopiedPart",
     "CopyReport",
+    "CoverageDay",
+    "CoverageRange",
     "DatabaseManager",
     "DayResult",
     "Decimals",
@@ -125,6 +129,7 @@ __all__ = [
     "FileFormat",
     "Fill",
     "FillConflictError",
+    "FillReport",
     "FillRepository",
     "FillSide",
     "FillSummary",
@@ -170,6 +175,7 @@ __all__ = [
     "Severity",
     "Side",
     "Since",
+    "State",
     "StoreError",
     "Stream",
     "SystemEvent",
@@ -194,6 +200,7 @@ __all__ = [
     "create_partitions",
     "examine",
     "export_table",
+    "fill",
     "get_settings",
     "import_files",
     "list_partitions",
@@ -217,6 +224,7 @@ _LAZY = {
     ),
     "iftb_store.config": ("Settings", "get_settings"),
     "iftb_store.doctor": ("Finding", "examine"),
+    "iftb_store.exchange.fill": ("FillReport", "fill"),
     "iftb_store.files.export": ("ExportReport", "export_table"),
     "iftb_store.files.formats": ("FileFormat",),
     "iftb_store.files.import_": ("ImportedFile",),

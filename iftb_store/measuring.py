@@ -24,7 +24,8 @@ from iftb_store.health import (
 )
 from iftb_store.protocols import Backend, Capability, Stores
 from iftb_store.registry import find_lookups, get_stores
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
+from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.schema.types import EPOCH
 from iftb_store.standby import StandbyReads
 from iftb_store.url import fill_url
@@ -45,7 +46,7 @@ async def measure_backend(backend: Backend, engine: str) -> SchemaStatus:
                 found = await stores.bars.list_series()
                 series, rows = len(found), sum(one.count for one in found)
             if keeps_records:
-                records = {table.name: await _count_rows(stores, table) for table in (TRADES, POSITIONS, EVENTS)}
+                records = {table.name: await _count_rows(stores, table) for table in TABLES.values() if table is not BARS}
     tables = {BARS.name: rows, **records}
     return SchemaStatus(
         engine, size.version, None, "", tables, NO_REVISIONS, None, series=series, files=size.files, bytes=size.bytes

@@ -44,6 +44,7 @@ _FUNCTIONS = {
     "create_partitions": "iftb_store.maintenance.partitions",
     "examine": "iftb_store.doctor",
     "export_table": "iftb_store.files.export",
+    "fill": "iftb_store.exchange.fill",
     "import_files": "iftb_store.files.import_files",
     "list_partitions": "iftb_store.maintenance.partitions",
     "partition_bars": "iftb_store.maintenance.partitions",

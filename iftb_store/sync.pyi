@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar, Unpack, overload
@@ -14,7 +14,9 @@ from sqlalchemy import URL, Executable, Result, ScalarResult
 
 from iftb_store.analytics.figures import PerformanceReport, TradeStatistics
 from iftb_store.analytics.fills import FillSummary
+from iftb_store.analytics.states import CoverageDay, CoverageRange
 from iftb_store.doctor.checks import Finding
+from iftb_store.exchange.fill import Fetch, FillReport
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
@@ -37,6 +39,7 @@ from iftb_store.models import (
 )
 from iftb_store.protocols import Capability, Isolation
 from iftb_store.repositories.base import Clock
+from iftb_store.repositories.filled import FillMode
 from iftb_store.repositories.ohlcv import ArrowData
 from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.transfer.reports import BackupReport, CopyReport, RestoreReport, VerifyReport
@@ -61,11 +64,11 @@ class SyncOHLCVRepository:
         """Insert all bars or none, and return the number of bars."""
 
     @overload
-    def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False) -> int:
+    def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False, only_closed: bool = False) -> int:
         """Insert the new bars and overwrite the values of the bars that are already stored; write all bars or none."""
 
     @overload
-    def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True]) -> UpsertReport:
+    def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True], only_closed: bool = False) -> UpsertReport:
         """Insert the new bars and overwrite the values of the bars that are already stored; write all bars or none."""
 
     def delete_range(self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str = "binance") -> int:
@@ -101,6 +104,27 @@ class SyncOHLCVRepository:
     ) -> UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
+    def get_coverage(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        exchange: str = "binance",
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[CoverageRange]:
+        """Return what is known of each bar of a series, stored or missing, as ranges, oldest first, from a snapshot."""
+
+    def coverage_by_day(
+        self, symbol: str, timeframe: Timeframe, exchange: str = "binance", *, start: datetime, end: datetime
+    ) -> list[CoverageDay]:
+        """Return how many bars of a series are traded, quiet, none and unknown on each day (UTC), from a snapshot."""
+
+    def mark_covered(
+        self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str = "binance", *, source: str
+    ) -> None:
+        """Record that all bars of a series from ``start`` to ``end`` were asked for: those that are not stored do not exist."""
+
     @overload
     def list_series(self, *, counts: Literal[True] = True) -> list[Series]:
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
@@ -110,7 +134,14 @@ class SyncOHLCVRepository:
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
 
     def get_range(
-        self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str | None = "binance"
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        start: datetime,
+        end: datetime,
+        exchange: str | None = "binance",
+        *,
+        fill: FillMode | None = None,
     ) -> list[OHLCVBar]:
         """Return the bars of a series with start <= timestamp <= end, oldest first."""
 
@@ -150,6 +181,7 @@ class SyncOHLCVRepository:
         exchange: str | None = "binance",
         *,
         batch_size: int = 10000,
+        fill: FillMode | None = None,
     ) -> SyncStream[list[OHLCVBar]]:
         """Return a stream of the bars of get_range, in constant memory: ``for bars in ohlcv.stream_range(…)``."""
 
@@ -162,6 +194,7 @@ class SyncOHLCVRepository:
         exchange: str | None = None,
         *,
         decimals: ReadDecimals | None = None,
+        fill: FillMode | None = None,
     ) -> pa.Table:
         """Return the bars of all series, or only the selected bars, as a pyarrow.Table, read from a snapshot."""
 
@@ -175,6 +208,7 @@ class SyncOHLCVRepository:
         *,
         batch_size: int = 65536,
         decimals: ReadDecimals | None = None,
+        fill: FillMode | None = None,
     ) -> SyncStream[pa.RecordBatch]:
         """Return a stream of the rows of read_arrow, in constant memory: ``for batch in ohlcv.stream_arrow(…)``."""
 
@@ -241,8 +275,19 @@ class SyncTradeRepository:
     ) -> list[Trade]:
         """Return the trades with start <= entry_time <= end, open and closed, oldest first."""
 
-    def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
-        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first."""
+    def get_recent(
+        self,
+        limit: int = 100,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        only_open: bool = False,
+        **filters: Unpack[TradeFilters],
+    ) -> list[Trade]:
+        """Return the newest trades, ordered by entry_time, then id; newest first."""
 
     def get_by_symbol(
         self, symbol: str, limit: int = 100, exchange: str | None = "binance", **filters: Unpack[TradeFilters]
@@ -265,6 +310,8 @@ class SyncTradeRepository:
         starting_balance: Decimal | None = None,
         fees: Fees = "apart",
         tz: tzinfo = ...,
+        currency: str | None = None,
+        **filters: Unpack[TradeFilters],
     ) -> PerformanceReport:
         """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined."""
 
@@ -780,6 +827,28 @@ def export_table(
 ) -> ExportReport:
     """Write the rows of one table with all columns, including ids and times set by the store, in key order, to a file."""
 
+def fill(
+    db: SyncStore,
+    symbol: str,
+    timeframe: Timeframe,
+    start: datetime,
+    end: datetime | None,
+    fetch: Fetch,
+    *,
+    exchange: str = "binance",
+    fetch_symbol: str | None = None,
+    limit: int = 1000,
+    decimals: Decimals | None = None,
+    retry: tuple[type[Exception], ...] = ...,
+    attempts: int = 5,
+    pause: float = 0.0,
+    settle: timedelta = ...,
+    recheck: bool = False,
+    clock: Clock = ...,
+    progress: ProgressCallback | None = None,
+) -> FillReport:
+    """Ask an exchange for the bars of a series that are missing and were never asked for, oldest first, and store them."""
+
 def import_files(
     db: SyncStore,
     paths: Paths,
@@ -795,6 +864,7 @@ def import_files(
     tz: str | ZoneInfo | None = None,
     fold: Literal["earlier", "later"] | None = None,
     decimals: Decimals | None = None,
+    covers: tuple[datetime, datetime] | None = None,
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars."""
@@ -820,6 +890,11 @@ def report(
     starting_balance: Decimal | None = None,
     fees: Fees = "apart",
     tz: tzinfo = ...,
+    account: str | None = None,
+    strategy: str | None = None,
+    exit_reason: str | None = None,
+    tag: str | None = None,
+    currency: str | None = None,
     title: str = "Trading report",
     overwrite: bool = False,
 ) -> HtmlReport:

@@ -20,14 +20,27 @@ _DRIVERS = ("aiosqlite", "asyncpg", "deltalake", "duckdb", "duckdb_engine", "pya
 #: The packages of the SDK, lowest first: each imports only itself and those before it.
 _ROOMS = (
     "_version", "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities",
-    "analytics", "registry",
-    "standby", "measuring", "manager", "repositories", "transfer", "files", "maintenance", "doctor", "html_report", "sync", "cli",
+    "coverage_store", "analytics", "registry",
+    "standby", "measuring", "manager", "repositories", "transfer", "files", "exchange", "maintenance", "doctor", "html_report",
+    "sync", "cli",
 )  # fmt: skip
-_PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational", "columnar")
+_PUBLIC = (
+    "errors",
+    "values",
+    "models",
+    "schema",
+    "batches",
+    "health",
+    "protocols",
+    "abilities",
+    "coverage_store",
+    "relational",
+    "columnar",
+)
 #: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.
 _BESIDE = {
-    "columnar": (*_ROOMS[: _ROOMS.index("abilities") + 1], "relational"),
-    "relational": (*_ROOMS[: _ROOMS.index("abilities") + 1], "iftb_store_migrations"),
+    "columnar": (*_ROOMS[: _ROOMS.index("coverage_store") + 1], "relational"),
+    "relational": (*_ROOMS[: _ROOMS.index("coverage_store") + 1], "iftb_store_migrations"),
     "iftb_store_migrations": (*_ROOMS[: _ROOMS.index("health") + 1],),
     "doctor": ("iftb_store_migrations",),
     **dict.fromkeys(_BACKENDS, _PUBLIC),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from benchmarks import first_calls, growth
+from benchmarks import fills, first_calls, growth
 from benchmarks.__main__ import collect
 from benchmarks.cases import fill_bars
 from benchmarks.decimals import measure as measure_decimals
@@ -134,3 +134,11 @@ def test_the_growth_of_every_path_is_measured_at_both_sizes(engine: str) -> None
     lines = growth.measure([engine], (20, 40), rounds=1)
     assert [line["path"] for line in lines] == list(PATHS)
     assert [line["path"] for line in lines if not line["µs/row at 20"] > 0 < line["peak MiB at 40"]] == []
+
+
+@pytest.mark.one_of_each
+@pytest.mark.parametrize("engine", ["sqlite", "duckdb"])
+async def test_fills_are_measured_and_writers_lose_none(engine: str) -> None:
+    rows = await fills.measure(engine, rows=20, single=2, rounds=1, writers=2)
+    assert [row["row"] for row in rows] == ["record_many", "record, one by one", "apply_fills, 2 writers"]
+    assert rows[-1]["ratio"] == "fees lost: 0.0"

@@ -18,12 +18,15 @@ NOT_RUN = {
     ("docs/cookbook/nightly.md", "crontab"): "needs cron; the page runs the same command",
     ("docs/cookbook/nightly.md", "ini"): "needs systemd; the page runs the same command",
     ("docs/how-it-works.md", "txt"): "a drawing",
+    ("docs/coverage.md", "console"): "needs an exchange; tests/exchange runs it on a local one",
+    ("docs/coverage.md", "py"): "needs an exchange, or a feed",
     ("docs/lakes.md", "crontab"): "needs a bucket and cron",
     ("docs/performance.md", "console"): "takes an hour",
     ("docs/postgresql.md", "crontab"): "needs cron; the page runs the same command",
     ("docs/postgresql.md", "ini"): "settings of PgBouncer, in front of which tests/pgbouncer runs",
     ("docs/postgresql.md", "sql"): "tests/backends/test_roles.py runs them as superuser and owner",
     ("docs/scale.md", "console"): "needs a bucket and Spark",
+    ("docs/screens.md", "txt"): "tests/support/screens.py runs the commands and writes the page",
 }
 #: A page whose code needs another package: tests/test_readme.py runs it on the example backend.
 ELSEWHERE = {DOCS / "backends.md"}

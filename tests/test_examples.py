@@ -66,6 +66,28 @@ def test_a_bot_that_was_killed_finds_its_trades_events_and_positions(engine: str
     )
 
 
-@pytest.mark.parametrize("name", ["local.py", "analytics.py", "own_session.py", "restart.py"])
+@pytest.mark.parametrize("engine", ["postgres", "sqlite", "duckdb"])
+def test_a_bot_that_was_killed_keeps_each_fill_and_payment_of_both_accounts_once(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    printed = _run("bot_fills.py", request.getfixturevalue(f"{engine}_url"))
+    # by hand: (0.006 * 42600 + 0.004 * 42500) / 0.01 = 42560, and (0.004 * 42700 + 0.006 * 42800) / 0.01 = 42760
+    assert printed == (
+        "killed with -9\n"
+        "open: T-alice of alice, 0.01 at 42560\n"
+        "open: T-bob of bob, 0.006 at 42600\n"
+        "alice: 1 new fills, funding stored already\n"
+        "bob: 3 new fills, funding new\n"
+        "T-alice: close, 0.01 from 42560 to 42760\n"
+        "  pnl 2, fee 0.3416, other fees 0.00021 BNB\n"
+        "T-bob: close, 0.01 from 42560 to 42760\n"
+        "  pnl 2, fee 0.3416, other fees 0.00021 BNB\n"
+        "funding of both: -0.0852\n"
+        "balance of alice: 999.9574 USDT\n"
+        "balance of bob: 999.9574 USDT\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["local.py", "analytics.py", "own_session.py", "restart.py", "bot_fills.py"])
 def test_a_script_runs_without_a_url(name: str) -> None:
     assert _run(name)

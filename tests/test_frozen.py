@@ -25,7 +25,7 @@ from iftb_store.abilities import SupportsMigrations
 from iftb_store.doctor import examine
 from iftb_store.registry import get_stores
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import DIGESTS, RowFilter
+from iftb_store.schema.table_spec import COVERAGE, DIGESTS, RowFilter
 from iftb_store.testing import raw
 from iftb_store.testing.samples import bar, position, trade
 from iftb_store.transfer.verify import compare_stores
@@ -114,7 +114,7 @@ def test_frozen_databases_of_a_revision_are_small(revision: str) -> None:
 
 
 def test_each_column_of_the_rows_varies_and_is_null_if_nullable(expected: dict[str, Records]) -> None:
-    for table in (table for table in (*TABLES.values(), DIGESTS) if table.name in expected):
+    for table in (table for table in (*TABLES.values(), DIGESTS, COVERAGE) if table.name in expected):
         rows = expected[table.name]
         assert len(rows) == _COUNT
         for column in rows[0]:
@@ -141,13 +141,14 @@ async def test_migrating_keeps_every_value(frozen_url: str, expected: dict[str, 
 
 
 @pytest.mark.each_once
-async def test_migrating_keeps_every_digest(frozen_url: str, expected: dict[str, Records]) -> None:
+async def test_migrating_keeps_every_digest_and_what_was_asked_for(frozen_url: str, expected: dict[str, Records]) -> None:
     async with DatabaseManager(frozen_url) as db:
         await db.migrate()
-        async with db.get_session() as session:
-            rows = (await get_stores(session).read_rows(RowFilter(DIGESTS))).to_pylist()
-    stored = sorted(exact_text(record_of(row)) for row in rows)
-    assert stored == sorted(map(exact_text, expected.get(DIGESTS.name, [])))
+        for table in (DIGESTS, COVERAGE):
+            async with db.get_session() as session:
+                rows = (await get_stores(session).read_rows(RowFilter(table))).to_pylist()
+            stored = sorted(exact_text(record_of(row)) for row in rows)
+            assert stored == sorted(map(exact_text, expected.get(table.name, [])))
 
 
 @pytest.mark.each_once

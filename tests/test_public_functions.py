@@ -10,7 +10,7 @@ import pytest
 import iftb_store
 
 _FUNCTIONS = (
-    "backup", "copy", "create_partitions", "examine", "export_table", "import_files", "list_partitions", "partition_bars",
+    "backup", "copy", "create_partitions", "examine", "export_table", "fill", "import_files", "list_partitions", "partition_bars",
     "report", "restore", "verify",
 )  # fmt: skip
 
@@ -26,7 +26,7 @@ def test_the_functions_are_loaded_at_first_use_and_without_pyarrow() -> None:
     code = (
         "import sys, iftb_store; before = set(sys.modules)\n"
         "rooms = {name.split('.')[1] for name in before if name.startswith('iftb_store.')}\n"
-        "assert not rooms & {'transfer', 'files', 'maintenance', 'doctor', 'html_report'}, rooms\n"
+        "assert not rooms & {'transfer', 'files', 'exchange', 'maintenance', 'doctor', 'html_report'}, rooms\n"
         f"from iftb_store import {names}\n"
         "assert 'pyarrow' not in sys.modules"
     )

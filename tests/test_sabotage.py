@@ -38,6 +38,18 @@ _SABOTAGES = [
     Sabotage("sums floats", "test_sums_keep_the_last_place_beside_the_largest_number", "sums must be exact"),
     Sabotage("reopens a position", "test_a_closed_position_is_not_changed_by_a_stale_object", "must not be opened again"),
     Sabotage("ignores the account", "test_an_account_sees_its_own_trades_only", "must see its own rows only"),
+    Sabotage("loses a fee", "test_sixteen_tasks_that_apply_at_once_lose_no_fee", "no fill may be lost"),
+    Sabotage(
+        "applies all but the last fill",
+        "test_fills_recorded_and_applied_in_calls_of_their_own_are_not_lost",
+        "no fill may be lost",
+    ),
+    Sabotage("stores a fill twice", "test_a_fill_recorded_twice_is_stored_once", "must be stored once"),
+    Sabotage(
+        "ignores the account of fills",
+        "test_a_repository_of_an_account_reads_and_writes_its_fills",
+        "must see its own rows only",
+    ),
     Sabotage("keeps a connection", "test_a_clean_exit_commits", "must give its connection back"),
     Sabotage(
         "deletes all but the end",
@@ -85,6 +97,8 @@ _BY_THE_MODEL = [
     Sabotage("ends a stream early", "test_the_model", "bars.stream_range"),
     Sabotage("reports all as updated", "test_the_model", "bars.upsert_many"),
     Sabotage("ignores the account", "test_the_model", "trades."),
+    Sabotage("loses a fee", "test_the_model", "trades."),
+    Sabotage("stores a fill twice", "test_the_model", "fills."),
 ]
 # what an engine may do that is serializable by locks: a writer waits for the session that has read
 _OF_LOCKING = [

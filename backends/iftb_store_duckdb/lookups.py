@@ -38,8 +38,9 @@ def _make_day_fingerprints() -> str:
 _SQL = SqlDialect(
     dialect=SQLALCHEMY_DIALECT,
     octets="strlen({})",
-    month="year({0}) * 12 + month({0})",
+    month="(year({0}) * 12 + month({0}))",
     microseconds="epoch_us({})",
+    difference="epoch_us({1}) - epoch_us({0})",
     time_parameter="make_timestamptz(CAST(:{} AS BIGINT))",
     divided="//",
     seeks=False,
@@ -49,7 +50,7 @@ _SQL = SqlDialect(
 
 
 class DuckDBQueryRunner:
-    """Runs queries in one session."""
+    """Runs queries and single writes in one session."""
 
     dialect = _SQL
 
@@ -59,3 +60,8 @@ class DuckDBQueryRunner:
     async def read(self, statement: Statement, args: Row) -> Sequence[Row]:
         """Run a query and return its rows."""
         return await self._session.run(lambda cursor: cursor.rows(statement.sql, args))
+
+    async def change(self, statement: Statement, args: Row) -> int:
+        """Run one writing statement and return the number of changed rows."""
+        ((count,),) = await self._session.run(lambda cursor: cursor.rows(statement.sql, args), write=True)
+        return int(count)

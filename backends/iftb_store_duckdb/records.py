@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from iftb_store.columnar import Cursor, Query, read_rows
 from iftb_store.errors import explain_unreadable, integrity_error
 from iftb_store.models import Position, TradeTotals
-from iftb_store.relational import RelationalLookups
+from iftb_store.relational import RelationalCoverage, RelationalLookups
 from iftb_store.schema.table_spec import POSITIONS, ColumnKind, Record, RowFilter, TableSpec
 from iftb_store.values.checks import json_object, json_text
 from iftb_store.values.decimals import CONTEXT, format_plain, trim_zeros
@@ -38,7 +38,9 @@ class DuckDBStores:
     def __init__(self, session: DuckDBSession) -> None:
         self.bars = DuckDBBars(session)
         self.records = DuckDBRecords(session)
-        self.lookups = RelationalLookups(DuckDBQueryRunner(session))
+        runner = DuckDBQueryRunner(session)
+        self.lookups = RelationalLookups(runner)
+        self.coverage = RelationalCoverage(runner)
         self._session = session
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:

@@ -140,6 +140,7 @@ class PostgresDriver:
         text_parameter="CAST(:{} AS text)",
         contains="pg_catalog.strpos({0}, {1}) OPERATOR(pg_catalog.>) 0",
         lag="pg_catalog.lag",
+        lock_series="SELECT pg_catalog.pg_advisory_xact_lock(CAST(:key AS bigint))",
         day_fingerprints=_make_day_fingerprints(),
         encode=_encode,
         decode_decimal=Decimal,

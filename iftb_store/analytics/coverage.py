@@ -65,6 +65,11 @@ def count_missing(before: datetime, after: datetime, timeframe: str) -> int:
     return -((before - after) // timedelta(seconds=step)) - 1
 
 
+def count_slots_by_day(first: datetime, last: datetime, step: int) -> list[tuple[date, int]]:
+    """Return how many of the times first, first + step seconds, … up to last lie on each day (UTC)."""
+    return _count_slots(_seconds(first), _seconds(last), step)
+
+
 def _seconds(moment: datetime) -> int:
     return to_epoch_us(moment) // 1_000_000
 

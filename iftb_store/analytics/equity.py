@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
+from itertools import accumulate, compress
+from operator import sub
 
 from iftb_store.analytics.figures import Drawdown, EquityPoint
 from iftb_store.analytics.numbers import divide, round_figure, round_optional
@@ -16,17 +19,15 @@ _ZERO, _HUNDRED = Decimal(0), Decimal(100)
 
 def list_equity(ledger: Ledger, start: int, balance: Decimal) -> list[EquityPoint]:
     """Return the equity: the balance at the start, then one point for each time at which one or more trades were closed."""
-    value = peak = balance
-    points = [EquityPoint(from_epoch_us(start), value, _ZERO)]
     # of trades that close together only the last makes a point
     following = [*ledger.closed_at[1:], None]
-    for closed_at, later, net in zip(ledger.closed_at, following, ledger.net, strict=True):
-        value += net
-        if closed_at == later:
-            continue
-        if value >= peak:
-            peak = value
-        points.append(EquityPoint(from_epoch_us(closed_at), value, peak - value))
+    last = [closed != later for closed, later in zip(ledger.closed_at, following, strict=True)]
+    times = [start, *compress(ledger.closed_at, last)]
+    values = [balance, *compress(accumulate(ledger.net, initial=balance), [False, *last])]
+    falls = map(sub, accumulate(values, max), values)
+    # _make does the same, but more slowly
+    make = partial(tuple.__new__, EquityPoint)
+    points: list[EquityPoint] = list(map(make, zip(map(from_epoch_us, times), values, falls, strict=True)))
     return points
 
 

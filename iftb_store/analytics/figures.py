@@ -180,13 +180,24 @@ class PerformanceReport:
         exchange: the exchange of the trades; None: all.
         symbol: the symbol of the trades; None: all.
         side: the side of the trades; None: both.
+        account: the account of the trades; None: all.
+        strategy: the strategy of the trades; None: all.
+        exit_reason: the reason for which the trades were closed; None: all.
+        tag: a tag that all trades have; None: any.
         fees: "apart": x = realized_pnl - fee; "included": x = realized_pnl.
         tz: the name of the time zone of days, weekdays and hours.
         start: start of the window, UTC: the given one, or the earliest entry_time or closing of the trades; None without
             either.
         end: end of the window, UTC: the given one, or the latest closing; None without either.
         days: N; 0 without trades.
-        starting_balance: B; None if it was not given: then the figures that need it are None.
+        starting_balance: B; None if it is unknown: then the figures that need it are None.
+        balance_source: where B is from: "given", or "snapshots": the sum of the newest total of every account, on every exchange,
+            at the start; None without B.
+        currency: the currency of the snapshots of balances that B or marked_equity are from; None if none are used: they belong
+            to whole accounts, so a report of a symbol, side, strategy, exit_reason or tag uses none, nor does one of several
+            currencies, if none was named.
+        funding: the sums of the funding payments in the window by currency, as the ledger has them; they are part of no other
+            figure. None in a report of a side, strategy, exit_reason or tag, which a payment does not have.
         total_trades: n.
         winning_trades: the number of trades with x > 0.
         losing_trades: the number of trades with x < 0.
@@ -255,6 +266,11 @@ class PerformanceReport:
         var_95_pct: the 5th percentile of r, linear between ranks, percent per day; negative is a loss. None if N < 20.
         cvar_95_pct: the mean of the floor((N - 1) / 20) + 1 least r. None if N < 20.
         calmar: cagr_pct / max_drawdown_pct; None if one is None or there is no drawdown.
+        marked_drawdown: the greatest fall of marked_equity from its peak so far, in money; None without points.
+        marked_equity: the equity with open trades at their market value: the sum of total and unrealized_pnl of the newest
+            snapshots of all accounts, at the start and at each time of a snapshot, from the first time at which all are known.
+            The deposits, withdrawals and transfers that the ledger has since the first point are taken out. Snapshots without
+            unrealized_pnl are left out; a spot account records 0. Empty if there are no snapshots.
         equity: the equity: the start, then one point for each closing time, so that trades which close together are one step.
         drawdowns: all periods of drawdown, the deepest first.
         daily: the figures of every day of the window, days without trades included.
@@ -264,6 +280,10 @@ class PerformanceReport:
         by_symbol: the figures of each symbol that has trades, ordered by symbol.
         by_side: the figures of each side, likewise.
         by_action: the figures of each action, likewise.
+        by_account: the figures of each account, likewise; the empty text: of the trades without one.
+        by_strategy: the figures of each strategy, likewise.
+        by_exit_reason: the figures of each exit_reason, likewise.
+        by_tag: the figures of each tag, likewise; a trade with several tags is in each of their groups.
         by_weekday: the figures of each weekday of closing in the time zone, 0 is Monday, likewise.
         by_hour: the figures of each hour of closing, 0 to 23, likewise.
     """
@@ -271,12 +291,19 @@ class PerformanceReport:
     exchange: str | None
     symbol: str | None
     side: str | None
+    account: str | None
+    strategy: str | None
+    exit_reason: str | None
+    tag: str | None
     fees: str
     tz: str
     start: datetime | None
     end: datetime | None
     days: int
     starting_balance: Decimal | None
+    balance_source: str | None
+    currency: str | None
+    funding: dict[str, Decimal] | None
     total_trades: int
     winning_trades: int
     losing_trades: int
@@ -342,6 +369,8 @@ class PerformanceReport:
     var_95_pct: Decimal | None
     cvar_95_pct: Decimal | None
     calmar: Decimal | None
+    marked_drawdown: Decimal | None
+    marked_equity: list[EquityPoint]
     equity: list[EquityPoint]
     drawdowns: list[Drawdown]
     daily: list[PeriodFigures]
@@ -351,6 +380,10 @@ class PerformanceReport:
     by_symbol: dict[str, GroupFigures]
     by_side: dict[str, GroupFigures]
     by_action: dict[str, GroupFigures]
+    by_account: dict[str, GroupFigures]
+    by_strategy: dict[str, GroupFigures]
+    by_exit_reason: dict[str, GroupFigures]
+    by_tag: dict[str, GroupFigures]
     by_weekday: dict[int, GroupFigures]
     by_hour: dict[int, GroupFigures]
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import get_args
 
+from iftb_store.errors import InvalidValueError
 from iftb_store.models import Fill
+from iftb_store.schema.row_checks import FILL_CHECKS
+from iftb_store.values import checks
 from iftb_store.values.choices import Side
 from iftb_store.values.decimals import CONTEXT, SCALE, round_decimal, trim_zeros
+from iftb_store.values.display import type_name
 
 _UNIT = 10**SCALE
 _SEPARATORS = re.compile("[-_/]")
@@ -61,8 +66,8 @@ def add_up_fills(fills: Iterable[Fill], side: Side, *, quote_currency: str | Non
       entry reduces the excess first; only what remains of it is an entry.
     - ``fee`` is the sum of the fees in quote currency, whole even if a part of the fill is excess. Fees in other currencies are
       never converted or added to it, but summed by currency. The quote currency is that of ``quote_currency``; if it is None,
-      that of a symbol with separators, e.g. USDT in BTC/USDT:USDT or BTC-USDT, and otherwise any currency with which the symbol
-      ends. A fill without fee_currency paid in quote currency.
+      the second part of a symbol with separators, e.g. USDT in BTC/USDT:USDT or BTC-USDT-SWAP, and otherwise any currency with
+      which the symbol ends. A fill without fee_currency paid in quote currency.
 
     All sums and quotients are exact, and each figure is rounded once, half-even to 18 places.
 
@@ -73,6 +78,9 @@ def add_up_fills(fills: Iterable[Fill], side: Side, *, quote_currency: str | Non
 
     Returns:
         The figures; without fills 0, None and an empty dict.
+
+    Raises:
+        InvalidValueError: a fill is one that cannot be stored, or another argument has a wrong value.
 
     Example:
         from iftb_store.analytics.fills import add_up_fills
@@ -86,6 +94,13 @@ def add_up_fills(fills: Iterable[Fill], side: Side, *, quote_currency: str | Non
         summary = add_up_fills(filled, "long")
         (summary.entry_price, summary.open_quantity, summary.realized_pnl)  # -> (Decimal('97'), Decimal('2'), Decimal('6'))
     """
+    long_or_short = checks.choice(side, "side", get_args(Side))
+    quote = checks.optional(checks.name_text, quote_currency, "quote_currency")
+    return add_up_stored(_check_fills(fills), long_or_short, quote)
+
+
+def add_up_stored(fills: Iterable[Fill], side: Side, quote_currency: str | None) -> FillSummary:
+    """Return what fills add up to whose values are those of stored fills; see `add_up_fills`."""
     way = "buy" if side == "long" else "sell"
     ordered = sorted(fills, key=lambda fill: (fill.timestamp, fill.side != way))
     entries, exits, position, summary = _Sums(), _Sums(), _Position(), FillSummary()
@@ -112,6 +127,28 @@ def add_up_fills(fills: Iterable[Fill], side: Side, *, quote_currency: str | Non
     summary.exit_price = exits.average
     _add_fees(summary, ordered, quote_currency)
     return summary
+
+
+def check_fill_quantity(fill: Fill) -> None:
+    """Raise InvalidValueError unless the quantity of a fill is above 0."""
+    if fill.quantity <= 0:
+        raise InvalidValueError(f"quantity {fill.quantity} of a fill is not above 0; side says whether it bought or sold")
+
+
+def _check_fills(fills: Iterable[Fill]) -> list[Fill]:
+    """Return copies of the fills with normalised values."""
+    if not isinstance(fills, Iterable) or isinstance(fills, Mapping | str | bytes):
+        raise InvalidValueError(f"fills must be a list of Fill, not {type_name(fills)}")
+    checked = list[Fill]()
+    for number, fill in enumerate(fills):
+        if not isinstance(fill, Fill):
+            raise InvalidValueError(f"fills[{number}] must be a Fill, not {type_name(fill)}")
+        try:
+            checked.append(Fill(**{name: check(getattr(fill, name), name) for name, check in FILL_CHECKS.items()}))
+            check_fill_quantity(checked[-1])
+        except InvalidValueError as error:
+            raise InvalidValueError(f"fills[{number}]: {error}") from error
+    return checked
 
 
 class _Sums:
@@ -177,7 +214,7 @@ def _is_quote(currency: str, symbol: str, quote_currency: str | None) -> bool:
     if quote_currency is not None:
         return False
     parts = _SEPARATORS.split(symbol.partition(":")[0])
-    return currency == parts[-1] if len(parts) > 1 else symbol.endswith(currency)
+    return currency == parts[1] if len(parts) > 1 else symbol.endswith(currency)
 
 
 def _to_units(value: Decimal, name: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal, localcontext
 from itertools import groupby
-from operator import mul
+from operator import mul, sub
 from typing import Any, NamedTuple
 
 from iftb_store.analytics.days import (
@@ -22,6 +22,7 @@ from iftb_store.analytics.days import (
 )
 from iftb_store.analytics.equity import find_percent, list_drawdowns, list_equity, measure_exposure
 from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.money import Money
 from iftb_store.analytics.numbers import (
     EXACT,
     YEAR_DAYS,
@@ -32,14 +33,17 @@ from iftb_store.analytics.numbers import (
     find_median,
     round_figure,
 )
-from iftb_store.analytics.totals import Ledger, Totals, add_up, group, merge, to_figures
+from iftb_store.analytics.totals import Ledger, Totals, add_up, find_places, group, merge, pick, to_figures
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.choices import Fees, Side
 
 #: The columns by which trades are grouped: `PerformanceReport` has a ``by_`` list for each.
-GROUPED = ("symbol", "side", "action")
+GROUPED = ("symbol", "side", "action", "account", "strategy", "exit_reason")
 
 _ZERO, _HUNDRED = Decimal(0), Decimal(100)
+_COVERED = ("exchange", "symbol", "side", "account", "strategy", "exit_reason", "tag", "fees")
+#: How many trades a cell of all columns of groups has on average, at least, if the groups are added up from the cells.
+_FEW = 8
 #: The part of the days that the value at risk leaves out, and how many days it needs.
 _TAIL = 20
 
@@ -57,6 +61,10 @@ class TradeColumns(NamedTuple):
     fee: Sequence[Decimal]
     id: Sequence[int]
     updated_at: Sequence[int]
+    account: Sequence[str]
+    strategy: Sequence[str | None]
+    exit_reason: Sequence[str | None]
+    tags: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +79,20 @@ class PerformanceScope:
     starting_balance: Decimal | None
     fees: Fees
     zone: tzinfo
+    account: str | None = None
+    strategy: str | None = None
+    exit_reason: str | None = None
+    tag: str | None = None
+    currency: str | None = None
 
 
-def compute_performance(trades: TradeColumns, scope: PerformanceScope) -> PerformanceReport:
-    """Return the performance of the trades of an exchange, symbol and side that count in a window.
+class Performance:
+    """The computation of a report of all trades of the scope, given in any order: which count, their results, and the window.
 
-    Args:
-        trades: all trades of the exchange, symbol and side, in any order.
-        scope: the window, the starting balance, the meaning of fees and the time zone.
-
-    Raises:
-        InvalidValueError: a day of the time zone lies outside the years 1 to 9999.
+    Attributes:
+        start: the start of the window; None without a given one and without trades.
+        end: its end, likewise.
     """
-    with localcontext(EXACT):
-        return _Performance(trades, scope).report()
-
-
-class _Performance:
-    """The computation of one report: which trades count, their results, and the window."""
 
     def __init__(self, trades: TradeColumns, scope: PerformanceScope) -> None:
         self.trades, self.scope = trades, scope
@@ -97,39 +101,55 @@ class _Performance:
         first, last = (None if moment is None else to_epoch_us(moment) for moment in (scope.start, scope.end))
         self.unrealized = [place for place, pnl in enumerate(trades.realized_pnl) if pnl is None]
         within = [
-            (closed_at, number, place)
-            for place, (closed_at, number, pnl) in enumerate(zip(self.closed_at, trades.id, trades.realized_pnl, strict=True))
-            if pnl is not None and (first is None or closed_at >= first) and (last is None or closed_at <= last)
+            (closed, number, place)
+            for place, (closed, number, pnl) in enumerate(zip(self.closed_at, trades.id, trades.realized_pnl, strict=True))
+            if pnl is not None and (first is None or closed >= first) and (last is None or closed <= last)
         ]
         within.sort()
         self.places = [place for *_, place in within]
         if self.places:
             if first is None:
                 # an entry may be stored that is later than the closing
-                first = min(within[0][0], *(trades.entry_time[place] for place in self.places))
+                first = min(within[0][0], *pick(trades.entry_time, self.places))
             last = within[-1][0] if last is None else last
         self.first, self.last = first, last
-        self.ledger = self._make_ledger()
-        self.totals = add_up(self.ledger, range(len(self.places)))
+        self.start, self.end = (None if moment is None else from_epoch_us(moment) for moment in (first, last))
+        self.money = Money()
+
+    def compute(self, money: Money) -> PerformanceReport:
+        """Return the report.
+
+        Args:
+            money: what the ledger and the snapshots of balances say of the window.
+
+        Raises:
+            InvalidValueError: a day of the time zone lies outside the years 1 to 9999.
+        """
+        self.money = money
+        given = self.scope.starting_balance
+        self.balance = money.starting_balance if given is None else given
+        with localcontext(EXACT):
+            self.ledger = self._make_ledger()
+            return self._report()
 
     def _make_ledger(self) -> Ledger:
         trades, included = self.trades, self.scope.fees == "included"
-        fees = [trades.fee[place] for place in self.places]
+        fees = pick(trades.fee, self.places)
         # every counted trade has one
-        pnls: list[Any] = [trades.realized_pnl[place] for place in self.places]
-        net = pnls if included else [pnl - fee for pnl, fee in zip(pnls, fees, strict=True)]
-        held = [None if (left := trades.exit_time[place]) is None else left - trades.entry_time[place] for place in self.places]
+        pnls: Sequence[Any] = pick(trades.realized_pnl, self.places)
+        net = pnls if included else list(map(sub, pnls, fees))
+        times = zip(pick(trades.entry_time, self.places), pick(trades.exit_time, self.places), strict=True)
+        held = [None if left is None else left - entered for entered, left in times]
         sign = [(value > _ZERO) - (value < _ZERO) for value in net]
-        return Ledger([self.closed_at[place] for place in self.places], net, sign, fees, held)
+        return Ledger(pick(self.closed_at, self.places), net, sign, fees, held)
 
-    def report(self) -> PerformanceReport:
-        """Return the report."""
-        scope, days = self.scope, self._list_days()
+    def _report(self) -> PerformanceReport:
+        days = self._list_days()
+        self.totals = Totals()
+        for _, totals in days:
+            self.totals.add(totals)
         found: dict[str, Any] = {
-            **{name: getattr(scope, name) for name in ("exchange", "symbol", "side", "fees", "starting_balance")},
-            "tz": name_zone(scope.zone),
-            "start": None if self.first is None else from_epoch_us(self.first),
-            "end": None if self.last is None else from_epoch_us(self.last),
+            **self._describe(),
             "days": len(days),
             **self._count_trades(),
             **self._find_results(),
@@ -142,14 +162,31 @@ class _Performance:
             **self._find_groups(days),
         }
         found["calmar"] = divide(found["cagr_pct"], found["max_drawdown_pct"])
-        figures: dict[str, Any] = {
+        rounded: dict[str, Any] = {
             name: round_figure(value) if isinstance(value, Decimal) else value for name, value in found.items()
         }
-        return PerformanceReport(**figures)
+        return PerformanceReport(**rounded)
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what the report covers, and what the stored money says."""
+        scope, money = self.scope, self.money
+        source = "snapshots" if scope.starting_balance is None else "given"
+        return {
+            **{name: getattr(scope, name) for name in _COVERED},
+            "tz": name_zone(scope.zone),
+            "start": self.start,
+            "end": self.end,
+            "starting_balance": self.balance,
+            "balance_source": None if self.balance is None else source,
+            "currency": money.currency,
+            "funding": None if money.funding is None else {name: round_figure(value) for name, value in money.funding.items()},
+            "marked_equity": money.marked,
+            "marked_drawdown": max((point.drawdown for point in money.marked), default=None),
+        }
 
     def _count_trades(self) -> dict[str, int]:
         trades, totals, first, last = self.trades, self.totals, self.first, self.last
-        sides = [trades.side[place] for place in self.places]
+        sides = pick(trades.side, self.places)
         is_open = [place for place in self.unrealized if trades.action[place] == "open"]
         others = [self.closed_at[place] for place in self.unrealized if trades.action[place] != "open"]
         return {
@@ -161,7 +198,7 @@ class _Performance:
             "short_trades": sides.count("short"),
             "open_trades": sum(last is None or trades.entry_time[place] <= last for place in is_open),
             "unaccounted_trades": sum(
-                (first is None or closed_at >= first) and (last is None or closed_at <= last) for closed_at in others
+                (first is None or closed >= first) and (last is None or closed <= last) for closed in others
             ),
         }
 
@@ -170,7 +207,7 @@ class _Performance:
         wins, losses = totals.wins, totals.losses
         average_loss, expectancy = divide(totals.loss, losses), divide(totals.net, number)
         spread = self._find_deviation(ordered)
-        percents: list[Decimal] = [one for place in self.places if (one := self.trades.realized_pnl_pct[place]) is not None]
+        percents = [one for one in pick(self.trades.realized_pnl_pct, self.places) if one is not None]
         return {
             "win_rate": divide(_HUNDRED * wins, number),
             "pnl_before_fees": totals.net + totals.fees,
@@ -195,7 +232,7 @@ class _Performance:
         }
 
     def _find_deviation(self, ordered: Sequence[Decimal]) -> Decimal | None:
-        """Return the sample standard deviation of the results from exact sums; `compute_sample_deviation` rounds."""
+        """Return the sample standard deviation of the results from exact sums, which `compute_sample_deviation` rounds."""
         number, total = len(ordered), self.totals.net
         if number < 2:
             return None
@@ -205,7 +242,7 @@ class _Performance:
     def _find_streaks(self) -> dict[str, int]:
         most, current = {1: 0, 0: 0, -1: 0}, 0
         for sign, run in groupby(self.ledger.sign):
-            length = sum(1 for _ in run)
+            length = len(list(run))
             most[sign], current = max(most[sign], length), sign * length
         return {"max_consecutive_wins": most[1], "max_consecutive_losses": most[-1], "current_streak": current}
 
@@ -226,15 +263,19 @@ class _Performance:
         if first is None or last is None or not self.places:
             return {"exposure": None, "max_concurrent_trades": None}
         ends = (
-            closed_at if pnl is not None or left is not None else last
-            for closed_at, left, pnl in zip(self.closed_at, trades.exit_time, trades.realized_pnl, strict=True)
+            closed if pnl is not None or left is not None else last
+            for closed, left, pnl in zip(self.closed_at, trades.exit_time, trades.realized_pnl, strict=True)
         )
-        spans = ((max(begin, first), min(end, last)) for begin, end in zip(trades.entry_time, ends, strict=True))
-        covered, most = measure_exposure((span for span in spans if span[0] < span[1]), first)
+        spans = [
+            (begin if begin > first else first, end if end < last else last)
+            for begin, end in zip(trades.entry_time, ends, strict=True)
+            if begin < last and end > first and begin < end
+        ]
+        covered, most = measure_exposure(spans, first)
         return {"exposure": divide(_HUNDRED * covered, last - first), "max_concurrent_trades": most}
 
     def _find_drawdowns(self) -> dict[str, Any]:
-        balance = self.scope.starting_balance
+        balance = self.balance
         names = ("start", "valley", "recovery")
         found: dict[str, Any] = dict.fromkeys(
             ("max_drawdown", *(f"max_drawdown_{name}" for name in (*names, "pct")), "current_drawdown", "current_drawdown_pct",
@@ -270,7 +311,7 @@ class _Performance:
         return list_days(min(dates), max(dates), group(self.ledger, (day for day, _ in self.day_hours)))
 
     def _find_days(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
-        balance = self.scope.starting_balance
+        balance = self.balance
         traded = [(day, totals) for day, totals in days if totals.trades]
         sharpe, sortino = compute_annual_ratios([totals.net for _, totals in days])
         return {
@@ -289,7 +330,7 @@ class _Performance:
 
     def _find_returns(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
         """Return the figures that need a starting balance; cagr_pct is not rounded."""
-        balance, number = self.scope.starting_balance, len(days)
+        balance, number = self.balance, len(days)
         found: dict[str, Any] = dict.fromkeys(
             ("final_balance", "total_return_pct", "cagr_pct", "volatility_pct", "sharpe", "sortino", "var_95_pct", "cvar_95_pct")
         )
@@ -314,11 +355,20 @@ class _Performance:
         return found
 
     def _find_groups(self, days: list[tuple[date, Totals]]) -> dict[str, Any]:
-        columns = [getattr(self.trades, name) for name in GROUPED]
-        cells = group(self.ledger, zip(*([column[place] for place in self.places] for column in columns), strict=True))
-        found: dict[str, Any] = {}
-        for index, name in enumerate(GROUPED):
-            found[f"by_{name}"] = to_figures(merge((key[index], totals) for key, totals in cells.items()))
-        found["by_weekday"] = to_figures(merge((day.weekday(), totals) for day, totals in days if totals.trades))
-        found["by_hour"] = to_figures(group(self.ledger, (hour for _, hour in self.day_hours)))
-        return found
+        names = (*GROUPED, "tag")
+        columns = [pick(getattr(self.trades, name), self.places) for name in (*GROUPED, "tags")]
+        cells = find_places(zip(*columns, strict=True))
+        if len(cells) * _FEW < len(self.places):
+            parts = [(key, add_up(self.ledger, places)) for key, places in cells.items()]
+            groups = [merge((key[index], totals) for key, totals in parts) for index in range(len(names))]
+        else:
+            # so many cells cost more than a pass for each column
+            groups = [group(self.ledger, column) for column in columns]
+        by_name: dict[str, dict[Any, Totals]] = dict(zip(names, groups, strict=True))
+        by_name["tag"] = merge((tag, totals) for tags, totals in by_name["tag"].items() for tag in dict.fromkeys(tags) or [""])
+        by_name["hour"] = {**group(self.ledger, (hour for _, hour in self.day_hours))}
+        by_name["weekday"] = merge((day.weekday(), totals) for day, totals in days if totals.trades)
+        return {
+            f"by_{name}": to_figures({"" if key is None else key: totals for key, totals in found.items()})
+            for name, found in by_name.items()
+        }

@@ -57,6 +57,7 @@ SHOWN: dict[str, tuple[tuple[str, str, Kind], ...]] = {
         ("longest_underwater", "longest underwater", "duration"),
         ("current_drawdown", "current drawdown", "money"),
         ("current_drawdown_pct", "current drawdown, %", "percent"),
+        ("marked_drawdown", "max drawdown, marked", "money"),
         ("recovery_factor", "recovery factor", "ratio"),
         ("sharpe", "Sharpe", "ratio"),
         ("sortino", "Sortino", "ratio"),
@@ -93,6 +94,10 @@ GROUPS = {
     "by_symbol": "symbol",
     "by_side": "side",
     "by_action": "action",
+    "by_account": "account",
+    "by_strategy": "strategy",
+    "by_exit_reason": "exit reason",
+    "by_tag": "tag",
     "by_weekday": "weekday",
     "by_hour": "hour",
 }
@@ -141,7 +146,9 @@ def format_money(value: Decimal) -> str:
 def explain_undefined(report: PerformanceReport, name: str) -> str:
     """Return why a figure of a report is None, for people."""
     if name in _OF_BALANCE and report.starting_balance is None:
-        return "no starting balance is given"
+        return "no starting balance is given or stored"
+    if name == "marked_drawdown":
+        return "no balances with unrealized_pnl are stored"
     if not report.total_trades:
         return "no trade was closed"
     if name in _OF_LOSSES and not report.losing_trades:
@@ -178,26 +185,45 @@ def _explain_days(report: PerformanceReport, name: str) -> str:
 
 
 def format_group_key(name: str, key: str | int) -> str:
-    """Return the key of a group for people: the name of a weekday, an hour as 07:00, or the text."""
+    """Return the key of a group for people: the name of a weekday, an hour as 07:00, or the text; (none) for the empty one."""
     if name == "by_weekday":
         return WEEKDAYS[int(key)]
-    return f"{key:02}:00" if name == "by_hour" else str(key)
+    return f"{key:02}:00" if name == "by_hour" else str(key) or "(none)"
+
+
+def list_groups(report: PerformanceReport) -> list[str]:
+    """Return the names of the groups that say something: not those in which no trade has an account, a strategy, …."""
+    return [name for name in GROUPS if {*getattr(report, name)} - {""}]
 
 
 def describe_scope(report: PerformanceReport) -> list[str]:
     """Return what a report covers: the trades, the window, and the meaning of its figures."""
     exchange = "all exchanges" if report.exchange is None else report.exchange
     chosen = " ".join(part for part in (exchange, report.symbol, report.side) if part is not None)
+    for name in ("account", "strategy", "exit_reason", "tag"):
+        if (value := getattr(report, name)) is not None:
+            chosen += f", {name.replace('_', ' ')} {value or '(none)'}"
     closed = format_count(report.total_trades, "closed trade")
     window = "" if report.start is None or report.end is None else (
         f", {format_moment(report.start)} to {format_moment(report.end)} UTC"
     )  # fmt: skip
     result = "realized_pnl - fee" if report.fees == "apart" else "realized_pnl, which has the fees subtracted"
     balance = "none" if report.starting_balance is None else format_number(report.starting_balance)
-    return [
+    if report.balance_source == "snapshots":
+        balance += f" {report.currency} (stored)"
+    lines = [
         f"{chosen}: {closed}{window}",
         f"net pnl = {result}; starting balance: {balance}; days of {report.tz}",
     ]
+    if report.funding:
+        sums = ", ".join(f"{format_money(amount)} {currency}" for currency, amount in report.funding.items())
+        lines.append(f"funding, apart from all figures: {sums}")
+    if points := report.marked_equity:
+        first, last = format_money(points[0].equity), format_money(points[-1].equity)
+        lines.append(
+            f"equity marked to market: {first} to {last} {report.currency} in {format_count(len(points), 'stored snapshot')}"
+        )
+    return lines
 
 
 def list_group_cells(group: GroupFigures) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from iftb_store.analytics.figures import GroupFigures
 from iftb_store.analytics.numbers import compute_average_duration, divide, round_figure, round_optional
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 _ZERO = Decimal(0)
 
@@ -26,11 +29,11 @@ class Ledger(NamedTuple):
         held: exit_time - entry_time in microseconds; None without an exit_time.
     """
 
-    closed_at: list[int]
-    net: list[Decimal]
-    sign: list[int]
-    fees: list[Decimal]
-    held: list[int | None]
+    closed_at: Sequence[int]
+    net: Sequence[Decimal]
+    sign: Sequence[int]
+    fees: Sequence[Decimal]
+    held: Sequence[int | None]
 
 
 @dataclass(slots=True)
@@ -84,19 +87,23 @@ class Totals:
         )
 
 
-def add_up(ledger: Ledger, places: Iterable[int]) -> Totals:
+def pick(values: Sequence[T], places: Sequence[int]) -> Sequence[T]:
+    """Return the values at the given indices, in their order."""
+    return itemgetter(*places)(values) if len(places) > 1 else [values[place] for place in places]
+
+
+def add_up(ledger: Ledger, places: Sequence[int]) -> Totals:
     """Return the totals of the trades at the given indices of the ledger."""
-    chosen = list(places)
-    signs = [ledger.sign[place] for place in chosen]
-    losses = [ledger.net[place] for place in chosen if ledger.sign[place] < 0]
-    held = [duration for place in chosen if (duration := ledger.held[place]) is not None]
+    signs, net = pick(ledger.sign, places), pick(ledger.net, places)
+    losses = [value for value, sign in zip(net, signs, strict=True) if sign < 0]
+    held = [duration for duration in pick(ledger.held, places) if duration is not None]
     return Totals(
-        trades=len(chosen),
+        trades=len(places),
         wins=signs.count(1),
         losses=len(losses),
-        net=sum([ledger.net[place] for place in chosen], _ZERO),
+        net=sum(net, _ZERO),
         loss=-sum(losses, _ZERO),
-        fees=sum([ledger.fees[place] for place in chosen], _ZERO),
+        fees=sum(pick(ledger.fees, places), _ZERO),
         held=sum(held),
         timed=len(held),
     )
@@ -104,10 +111,15 @@ def add_up(ledger: Ledger, places: Iterable[int]) -> Totals:
 
 def group(ledger: Ledger, keys: Iterable[K]) -> dict[K, Totals]:
     """Return the totals of the trades with each key; ``keys`` has the key of each trade of the ledger."""
-    places: dict[K, list[int]] = {}
+    return {key: add_up(ledger, chosen) for key, chosen in find_places(keys).items()}
+
+
+def find_places(keys: Iterable[K]) -> dict[K, list[int]]:
+    """Return the indices of each key."""
+    places: defaultdict[K, list[int]] = defaultdict(list)
     for place, key in enumerate(keys):
-        places.setdefault(key, []).append(place)
-    return {key: add_up(ledger, chosen) for key, chosen in places.items()}
+        places[key].append(place)
+    return places
 
 
 def merge(parts: Iterable[tuple[K, Totals]]) -> dict[K, Totals]:

@@ -17,15 +17,22 @@ from typer.exceptions import TyperException
 
 from iftb_store._io.atomic_files import create_private_files
 from iftb_store._version import __version__
-from iftb_store.cli import backups, data, demo, files, schema, transfer
+from iftb_store.cli import backups, data, demo, files, records, schema, transfer
 from iftb_store.cli.compact import compact
 from iftb_store.cli.completion import join_words_of_bash
+from iftb_store.cli.coverage import coverage
+from iftb_store.cli.delete import delete
 from iftb_store.cli.doctor import doctor
+from iftb_store.cli.fill import fill
 from iftb_store.cli.output import GIVEN, print_error, say
 from iftb_store.cli.partitions import partitions
 from iftb_store.cli.performance import performance
 from iftb_store.cli.report import report
+from iftb_store.cli.resample import resample
+from iftb_store.cli.series import series
+from iftb_store.cli.sql import sql
 from iftb_store.cli.target import Terminated, is_url
+from iftb_store.cli.watch import watch
 from iftb_store.config import ENVIRONMENT, resolve_url
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.url import limit_memory, parse_url, quote_url
@@ -78,13 +85,21 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "import": files.import_,
     "copy": transfer.copy,
     "verify": transfer.verify,
+    "fill": fill,
+    "coverage": coverage,
+    "series": series,
     "gaps": data.gaps,
     "latest": data.latest,
-    "stats": data.stats,
+    "resample": resample,
+    "trades": records.trades,
+    "stats": records.stats,
     "performance": performance,
     "report": report,
-    "positions": data.positions,
-    "events": data.events,
+    "positions": records.positions,
+    "events": records.events,
+    "watch": watch,
+    "sql": sql,
+    "delete": delete,
     "backup": backups.backup,
     "restore": backups.restore,
     "compact": compact,

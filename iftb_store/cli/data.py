@@ -1,36 +1,34 @@
-"""The commands that show what is stored: gaps, latest, stats, positions, events."""
+"""The commands that show bars: gaps, latest; and what the commands that read share."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from iftb_store.analytics.coverage import count_missing
-from iftb_store.analytics.figures import TradeStatistics
-from iftb_store.cli.completion import one_of, timeframes, timeframes_without_url
-from iftb_store.cli.output import format_clock_time, print_json, print_table, say
+from iftb_store.analytics.states import CoverageRange
+from iftb_store.cli.completion import timeframes, timeframes_without_url
+from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
+from iftb_store.cli.sparklines import draw_levels
 from iftb_store.cli.symbols import describe_near
 from iftb_store.cli.target import URL_HELP, run, split_url_and_series
 from iftb_store.errors import InvalidValueError, NotFoundError
 from iftb_store.manager import DatabaseManager
-from iftb_store.models import OHLCVBar, TradeFilters
+from iftb_store.models import OHLCVBar
+from iftb_store.protocols import Capability
 from iftb_store.registry import get_stores
-from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.exchanges import find_exchanges
 from iftb_store.repositories.ohlcv import OHLCVRepository
-from iftb_store.repositories.positions import PositionRepository
-from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.scope import make_filter
-from iftb_store.schema.table_spec import BARS, EVENTS, POSITIONS, SERIES, TRADES, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, SERIES, RowFilter, TableSpec
 from iftb_store.transfer.access import describe_hidden_rows
 from iftb_store.values import checks
-from iftb_store.values.choices import SEVERITIES
 from iftb_store.values.display import show
 from iftb_store.values.readable import format_count, format_moment, format_number
 from iftb_store.values.suggestions import find_near
@@ -39,10 +37,9 @@ from iftb_store.values.times import resolve_since
 
 T = TypeVar("T")
 
+# the greatest number of bars in a line of closes
+_MOST_DRAWN = 60
 _AGO = re.compile(r"-[0-9]{1,9}[mhdw]")
-# quotients have 18 decimal places, which are too many to read
-_PLACES = 8
-
 #: An argument or an option whose default is not shown.
 Argument, Option = partial(typer.Argument, show_default=False), partial(typer.Option, show_default=False)
 
@@ -78,35 +75,56 @@ def gaps(
 ) -> None:
     """Show the gaps in the series of a symbol and timeframe: where candles are missing.
 
+    "asked" counts the candles of a gap that were asked for and that the exchange did not give; the others were never asked for.
+
     TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d for 7 days
     ago (m minutes, h hours, d days, w weeks).
     """
     url, series = split_url_and_series(url, symbol, timeframe)
-    first, last = _find_window(series[1], start, end)
+    first, last = find_window(series[1], start, end)
 
     async def find(db: DatabaseManager) -> dict[str, list[tuple[datetime, datetime]]]:
-        exchanges = await _find_exchanges(db, series)
+        exchanges = await list_exchanges(db, series)
         if exchange is not None:
             exchanges = [exchange] if exchange in exchanges else []
         if not exchanges:
-            await _report_missing(db, series, exchange, as_json=as_json)
+            await report_missing(db, series, exchange, as_json=as_json)
         repository = OHLCVRepository(db)
-        return {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
+        found = {name: await repository.get_gaps(*series, name, start=first, end=last) for name in exchanges}
+        if Capability.RECORDS in db.capabilities:
+            for name, holes in found.items():
+                if holes:
+                    states = await repository.get_coverage(*series, name, start=holes[0][0], end=holes[-1][1])
+                    asked[name] = [one for one in states if one.state == "none"]
+        return found
 
+    # by exchange, the bars that were asked for and not given
+    asked: dict[str, list[CoverageRange]] = {}
     found = read(url, BARS, find)
     holes = [
-        (name, before, after, count_missing(before, after, series[1])) for name, gaps in found.items() for before, after in gaps
+        (name, before, after, count_missing(before, after, series[1]), _count_asked(asked.get(name), before, after))
+        for name, gaps in found.items()
+        for before, after in gaps
     ]
     if as_json:
-        names = "exchange", "last_before", "first_after", "missing"
+        names = "exchange", "last_before", "first_after", "missing", "asked"
         print_json([dict(zip(names, hole, strict=True)) for hole in holes])
     elif holes:
-        rows = [(name, format_moment(before), format_moment(after), f"{count:,}") for name, before, after, count in holes]
-        print_table(["exchange", "last bar before", "first bar after", "bars missing"], rows, right=["bars missing"])
-        missing = sum(count for *_, count in holes)
+        rows = [
+            (name, format_moment(before), format_moment(after), f"{count:,}", "" if known is None else f"{known:,}")
+            for name, before, after, count, known in holes
+        ]
+        titles = ["exchange", "last bar before", "first bar after", "bars missing", "asked"]
+        print_fitting(titles, rows, ["asked"], right=["bars missing", "asked"])
+        missing = sum(count for *_, count, _ in holes)
         say(f"{format_count(len(holes), 'gap')}, {format_count(missing, 'bar')} missing (times in UTC)")
     else:
         say(f"no gaps in {', '.join(found)} {' '.join(series)}")
+
+
+def _count_asked(asked: list[CoverageRange] | None, before: datetime, after: datetime) -> int | None:
+    """Return how many bars of a gap were asked for; None if the database does not know."""
+    return None if asked is None else sum(one.bars for one in asked if before < one.first < after)
 
 
 def latest(
@@ -117,20 +135,25 @@ def latest(
     exchange: Exchange = None,
     as_json: Json = False,
 ) -> None:
-    """Show the newest candles of a symbol and timeframe, newest first."""
+    """Show the newest candles of a symbol and timeframe, newest first, and a line of their closes for each exchange."""
     url, series = split_url_and_series(url, symbol, timeframe)
 
     async def find(db: DatabaseManager) -> list[OHLCVBar]:
-        known = exchange is None or exchange in await _find_exchanges(db, series)
+        known = exchange is None or exchange in await list_exchanges(db, series)
         bars = await OHLCVRepository(db).get_latest(*series, limit, exchange) if known else []
         if not bars:
-            await _report_missing(db, series, exchange, as_json=as_json)
+            await report_missing(db, series, exchange, as_json=as_json)
         return bars
 
     bars = read(url, BARS, find)
     if as_json:
         print_json(bars)
-        return
+    else:
+        show_bars(bars)
+
+
+def show_bars(bars: list[OHLCVBar]) -> None:
+    """Print bars, newest first, and below them the closes of each exchange as a line."""
     columns = ["open", "high", "low", "close", "volume"]
     rows = [
         (
@@ -141,101 +164,21 @@ def latest(
         )
         for bar in bars
     ]
-    print_table(["exchange", "time (UTC)", *columns, "trades"], rows, right=[*columns, "trades"])
+    exchanges = dict.fromkeys(bar.exchange for bar in bars)
+    least = ["trades"] if len(exchanges) > 1 else ["trades", "exchange"]
+    print_fitting(["exchange", "time (UTC)", *columns, "trades"], rows, least, right=[*columns, "trades"], key=2)
+    for name in exchanges:
+        _draw_closes(name, [bar.close for bar in reversed(bars) if bar.exchange == name])
 
 
-def stats(
-    url: Url = None,
-    days: Annotated[int, typer.Option(min=1, help="Include trades realized in the last DAYS days.", metavar="DAYS")] = 30,
-    exchange: Exchange = None,
-    account: Account = None,
-    strategy: Annotated[str | None, Option(help="Only trades of this strategy.", metavar="NAME")] = None,
-    exit_reason: Annotated[str | None, Option(help="Only trades closed for this reason.", metavar="NAME")] = None,
-    tag: Annotated[str | None, Option(help="Only trades with this tag.", metavar="NAME")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show statistics of recently realized trades, e.g. win rate and PnL, before and after fees.
-
-    The PnL before fees is the sum of the stored realized_pnl.
-    """
-    filters = TradeFilters(account=account, strategy=strategy, exit_reason=exit_reason, tag=tag)
-    figures = read(url, TRADES, lambda db: TradeRepository(db).get_statistics(days, exchange, **filters))
-    if as_json:
-        print_json({"exchange": exchange, "days": days, **asdict(figures), "net_pnl_after_fees": figures.net_pnl_after_fees})
-    else:
-        say(f"trades of {'all exchanges' if exchange is None else exchange}, realized in the last {format_count(days, 'day')}")
-        make_statistics_table(figures)
-
-
-def positions(url: Url = None, exchange: Exchange = None, account: Account = None, as_json: Json = False) -> None:
-    """Show the open positions by exchange, symbol and time; with their accounts if one of them has an account."""
-    found = read(url, POSITIONS, lambda db: PositionRepository(db).get_open_positions(exchange, account=account))
-    if as_json:
-        print_json(found)
-    elif found:
-        figures = ["quantity", "entry_price", "margin", "leverage", "unrealized_pnl"]
-        titles = [name.replace("_", " ") for name in figures]
-        owners = ["account"] if any(item.account for item in found) else []
-        rows = [
-            (
-                str(item.id),
-                item.exchange,
-                *(item.account for _ in owners),
-                item.symbol,
-                item.side,
-                format_moment(item.entry_time.replace(microsecond=0)),
-                *(format_number(getattr(item, name)) for name in figures),
-            )
-            for item in found
-        ]
-        print_table(["id", "exchange", *owners, "symbol", "side", "since (UTC)", *titles], rows, right=["id", *titles])
-    else:
-        of = "" if account is None else f" of the account {show(account)}"
-        say("no open positions" + ("" if exchange is None else f" on {exchange}") + of)
-
-
-def events(
-    url: Url = None,
-    severity: Annotated[
-        str | None, Option(help=f"Only events of this severity: {', '.join(SEVERITIES)}.", autocompletion=one_of(SEVERITIES))
-    ] = None,
-    limit: Limit = 20,
-    account: Account = None,
-    as_json: Json = False,
-) -> None:
-    """Show the newest system events, newest first."""
-    chosen = checks.optional_choice(severity, "--severity", SEVERITIES)
-    found = read(url, EVENTS, lambda db: SystemEventRepository(db).get_recent_events(chosen, limit, account=account))
-    if as_json:
-        print_json(found)
-    elif found:
-        owners = ["account"] if any(item.account for item in found) else []
-        names = "severity", "event_type", *owners, "symbol", "message"
-        rows = [(format_clock_time(item.created_at), *(getattr(item, name) or "" for name in names)) for item in found]
-        print_table(["time (UTC)", "severity", "event", *owners, "symbol", "message"], rows)
-    else:
-        of = ("" if severity is None else f" of severity {severity}") + (
-            "" if account is None else f" of the account {show(account)}"
-        )
-        say(f"no events{of} are stored")
-
-
-def make_statistics_table(figures: TradeStatistics) -> None:
-    """Print trade statistics, one figure a row, rounded to 8 places (percentages to 2)."""
-    counts = [(name, f"{getattr(figures, name):,}") for name in ("total_trades", "winning_trades", "losing_trades")]
-    money = {
-        "pnl before fees": "net_pnl",
-        "fees": "total_fees",
-        "pnl after fees": "net_pnl_after_fees",
-        **{name: name for name in ("gross_profit", "gross_loss", "avg_win", "avg_loss", "largest_win", "largest_loss")},
-    }
-    rows = [
-        *counts,
-        ("win_rate", f"{format_number(figures.win_rate, 2)} %"),
-        *((title, format_number(getattr(figures, name), _PLACES)) for title, name in money.items()),
-        ("profit_factor", format_number(figures.profit_factor, _PLACES) or "none (no losses)"),
-    ]
-    print_table(["figure", "value"], [(name.replace("_", " "), value) for name, value in rows], right=["value"])
+def _draw_closes(exchange: str, closes: list[Decimal]) -> None:
+    """Print a line of closes, oldest first; a longer line than the terminal shows the newest."""
+    closes = closes[-min(_MOST_DRAWN, console().width) :]
+    if len(closes) > 1:
+        say()
+        print_title(f"close on {exchange}, the newest {len(closes):,} bars")
+        say(draw_levels(closes, utf8=is_utf8()))
+        say_fitting(f"{format_number(closes[0])} to {format_number(closes[-1])}")
 
 
 def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Awaitable[T]]) -> T:
@@ -257,12 +200,13 @@ def read(url: str | None, table: TableSpec, work: Callable[[DatabaseManager], Aw
     return run(url, find)
 
 
-async def _find_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:
+async def list_exchanges(db: DatabaseManager, series: tuple[str, str]) -> list[str]:
+    """Return the exchanges that have bars of a symbol and timeframe."""
     async with db.get_session() as session:
         return await find_exchanges(get_stores(session), RowFilter(BARS, dict(zip(SERIES[1:], series, strict=True))))
 
 
-async def _report_missing(db: DatabaseManager, series: tuple[str, str], exchange: str | None, *, as_json: bool) -> NoReturn:
+async def report_missing(db: DatabaseManager, series: tuple[str, str], exchange: str | None, *, as_json: bool) -> NoReturn:
     """Raise NotFoundError for a series; the message names its stored exchanges or timeframes, or similar symbols."""
     symbol, timeframe = series
     stored = await OHLCVRepository(db).list_series()
@@ -290,7 +234,7 @@ def parse_time_window(start: str | None, end: str | None) -> tuple[datetime | No
     return checks.optional(_parse_time, start, "--start"), checks.optional(_parse_time, end, "--end")
 
 
-def _find_window(timeframe: str, start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+def find_window(timeframe: str, start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
     """Return the first and the last time in a window at which a bar can begin, so that no bar outside it counts as missing.
 
     Raises:

@@ -15,9 +15,9 @@ import typer
 from rich.text import Text
 
 from iftb_store._io.background import run_blocking
-from iftb_store.cli.data import make_statistics_table
 from iftb_store.cli.files import summary
 from iftb_store.cli.output import console, say
+from iftb_store.cli.records import make_statistics_table
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.import_ import import_file
 from iftb_store.files.options import Hints

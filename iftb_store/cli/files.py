@@ -18,6 +18,7 @@ from iftb_store.cli.target import explain_stop, run, split_url_and_rest, support
 from iftb_store.cli.transfer import Accounts, End, Exchanges, Quiet, Start, Symbols
 from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
+from iftb_store.files.covered import check_covers
 from iftb_store.files.export import ExportReport, export_table
 from iftb_store.files.formats import FORMATS
 from iftb_store.files.import_ import ImportedFile
@@ -157,6 +158,13 @@ def import_(
             "and round decimals to 18 places."
         ),
     ] = None,
+    covers: Annotated[
+        tuple[str, str] | None,
+        Option(
+            metavar="START END",
+            help="What the files cover, both times inclusive (default: from each file's first bar to its last).",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +173,8 @@ def import_(
     The format is detected from the content, not the file name; files may be packed with gzip. Each file is stored completely
     or not at all. Rows that are already stored are overwritten, so importing a file twice changes nothing. A file that has
     other values for a bar than an earlier file of the command is refused; if the times of the bars have more than 400,000 gaps,
-    some bars are not compared, and the command prints their number. Rows of an export keep their ids.
+    some bars are not compared, and the command prints their number. Rows of an export keep their ids. Bars that a file of candles
+    covers and lacks are known as not existing, see coverage.
     """
     url, patterns = split_url_and_rest(url, *(files or []))
     if not patterns:
@@ -173,8 +182,9 @@ def import_(
     names = _parse_columns(map or [])
     header = check_header(columns.split(",")) if columns is not None else ()
     checks.optional_choice(decimals, "--decimals", ("from-float",))
+    window = None if covers is None else check_covers(parse_time_window(*covers))
     read: Any = {"zone": find_zone(tz, "--tz"), "fold": fold, "from_float": decimals is not None}
-    hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header)
+    hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header, covers=window)
     progress = Progress(quiet=quiet)
 
     def show_result(result: ImportedFile | RefusedFile) -> None:

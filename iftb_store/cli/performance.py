@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import typer
 
-from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.figures import EquityPoint, PerformanceReport
 from iftb_store.analytics.shown import (
     GROUP_TITLES,
+    GROUPS,
     LEAST_IMPORTANT,
     SHOWN,
     UNDEFINED,
@@ -22,13 +23,15 @@ from iftb_store.analytics.shown import (
     format_group_key,
     format_money,
     list_group_cells,
+    list_groups,
 )
 from iftb_store.cli.completion import one_of
-from iftb_store.cli.data import Exchange, Json, Option, Url, parse_time_window, read
-from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say
+from iftb_store.cli.data import Account, Exchange, Json, Option, Url, parse_time_window, read
+from iftb_store.cli.output import console, is_utf8, print_fitting, print_json, print_title, say, say_fitting
 from iftb_store.cli.sparklines import draw_depths, draw_levels, sample_equity
 from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
+from iftb_store.models import TradeFilters
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import TRADES
 from iftb_store.values import checks
@@ -43,7 +46,10 @@ Start = Annotated[
 End = Annotated[str | None, typer.Option(metavar="TIME", help="End of the time window, inclusive (default: last closing).")]
 Balance = Annotated[
     str | None,
-    Option(metavar="NUMBER", help="Balance at the start; without it there are no returns, and no figures that need them."),
+    Option(
+        metavar="NUMBER",
+        help="Balance at the start (default: the stored one); without one there are no returns and related figures.",
+    ),
 ]
 FeeMode = Annotated[
     str,
@@ -58,7 +64,16 @@ Zone = Annotated[str, typer.Option("--tz", metavar="NAME", help="Time zone of da
 
 OneSide = Annotated[str | None, Option(help=f"Only trades of this side: {', '.join(SIDES)}.", autocompletion=one_of(SIDES))]
 
+Strategy = Annotated[str | None, Option(help="Only trades of this strategy.", metavar="NAME")]
+ExitReason = Annotated[str | None, Option(help="Only trades closed for this reason.", metavar="NAME")]
+Tag = Annotated[str | None, Option(help="Only trades with this tag.", metavar="NAME")]
+Currency = Annotated[
+    str | None, Option(help="Currency of the stored balances to use (default: any, if all are of one).", metavar="NAME")
+]
+
 _MAX_WIDTH = 60
+# groups that only --json and the HTML report have
+_NOT_SHOWN = ("by_action", "by_weekday", "by_hour")
 
 
 def performance(
@@ -66,7 +81,12 @@ def performance(
     exchange: Exchange = None,
     symbol: Annotated[str | None, Option(help="Only trades of this symbol.")] = None,
     side: OneSide = None,
+    account: Account = None,
+    strategy: Strategy = None,
+    exit_reason: ExitReason = None,
+    tag: Tag = None,
     balance: Balance = None,
+    currency: Currency = None,
     fees: FeeMode = "apart",
     tz: Zone = "UTC",
     start: Start = None,
@@ -75,14 +95,24 @@ def performance(
 ) -> None:
     """Show the performance of closed trades: figures, equity and drawdown, and groups by symbol, side and month.
 
+    The trades are also grouped by account, strategy, exit reason and tag, if they have any. Funding of the ledger is shown apart.
     A figure that is undefined is n/a, with the reason. TIME is as in gaps, e.g. 2024-02-29 or -30d.
     """
-    report = read_performance(url, exchange, symbol, side, balance, fees, tz, start, end)
+    first, last = parse_time_window(start, end)
+    given = parse_performance_options(side, balance, fees, tz)
+    filters = TradeFilters(account=account, strategy=strategy, exit_reason=exit_reason, tag=tag)
+
+    async def work(db: DatabaseManager) -> PerformanceReport:
+        repository = TradeRepository(db)
+        return await repository.get_performance(first, last, exchange, symbol=symbol, currency=currency, **given, **filters)
+
+    report = read(url, TRADES, work)
     if as_json:
-        print_json(asdict(report) | {"equity": [point._asdict() for point in report.equity]})
+        curves = {name: [point._asdict() for point in getattr(report, name)] for name in ("equity", "marked_equity")}
+        print_json(asdict(report) | curves)
         return
     for line in describe_scope(report):
-        say(line)
+        say_fitting(line)
     if report.unaccounted_trades:
         say(f"left out, because realized_pnl is not set: {report.unaccounted_trades:,}")
     for title, figures in SHOWN.items():
@@ -96,27 +126,6 @@ def performance(
     if report.total_trades:
         _draw(report)
         _show_groups(report)
-
-
-def read_performance(
-    url: str | None,
-    exchange: str | None,
-    symbol: str | None,
-    side: str | None,
-    balance: str | None,
-    fees: str,
-    tz: str,
-    start: str | None,
-    end: str | None,
-) -> PerformanceReport:
-    """Return the report of the trades that the options select."""
-    first, last = parse_time_window(start, end)
-    given = parse_performance_options(side, balance, fees, tz)
-
-    async def work(db: DatabaseManager) -> PerformanceReport:
-        return await TradeRepository(db).get_performance(first, last, exchange, symbol=symbol, **given)
-
-    return read(url, TRADES, work)
 
 
 def parse_performance_options(side: str | None, balance: str | None, fees: str, tz: str) -> dict[str, Any]:
@@ -147,23 +156,28 @@ def _parse_balance(text: object, option: str) -> Decimal:
 
 
 def _draw(report: PerformanceReport) -> None:
-    sampled = sample_equity(report, min(_MAX_WIDTH, console().width))
-    utf8 = is_utf8()
-    last = report.equity[-1].equity
-    say()
-    print_title("equity")
-    say(draw_levels([value for value, _ in sampled], utf8=utf8))
-    say(f"{format_money(report.equity[0].equity)} to {format_money(last)}")
+    sampled = sample_equity(report.equity, min(_MAX_WIDTH, console().width))
+    _draw_equity("equity", report.equity)
     say()
     print_title("drawdown")
-    say(draw_depths([fall for _, fall in sampled], utf8=utf8))
+    say(draw_depths([fall for _, fall in sampled], utf8=is_utf8()))
     deepest = format_figure(report.max_drawdown, "money")
     say(f"deepest {deepest}, now {format_figure(report.current_drawdown, 'money')}")
+    if report.marked_equity:
+        _draw_equity("equity, marked to market", report.marked_equity)
+
+
+def _draw_equity(title: str, points: list[EquityPoint]) -> None:
+    sampled = sample_equity(points, min(_MAX_WIDTH, console().width))
+    say()
+    print_title(title)
+    say(draw_levels([value for value, _ in sampled], utf8=is_utf8()))
+    say(f"{format_money(points[0].equity)} to {format_money(points[-1].equity)}")
 
 
 def _show_groups(report: PerformanceReport) -> None:
-    for name, title in (("by_symbol", "symbol"), ("by_side", "side")):
-        groups = getattr(report, name)
+    for name in (name for name in list_groups(report) if name not in _NOT_SHOWN):
+        title, groups = GROUPS[name], getattr(report, name)
         rows = [(format_group_key(name, key), *list_group_cells(group)) for key, group in groups.items()]
         say()
         print_fitting([title, *GROUP_TITLES], rows, LEAST_IMPORTANT)

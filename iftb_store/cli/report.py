@@ -8,9 +8,21 @@ from typing import Annotated
 import typer
 
 from iftb_store.cli.completion import timeframes
-from iftb_store.cli.data import Exchange, Json, Option, Url, parse_time_window
+from iftb_store.cli.data import Account, Exchange, Json, Option, Url, parse_time_window
 from iftb_store.cli.output import print_json, say
-from iftb_store.cli.performance import Balance, End, FeeMode, OneSide, Start, Zone, parse_performance_options
+from iftb_store.cli.performance import (
+    Balance,
+    Currency,
+    End,
+    ExitReason,
+    FeeMode,
+    OneSide,
+    Start,
+    Strategy,
+    Tag,
+    Zone,
+    parse_performance_options,
+)
 from iftb_store.cli.target import run
 from iftb_store.html_report.functions import HtmlReport
 from iftb_store.html_report.functions import report as write_report
@@ -30,7 +42,12 @@ def report(
     timeframe: Annotated[
         str | None, Option(help=f"Timeframe of the candles: {' '.join(TIMEFRAMES)}.", autocompletion=timeframes)
     ] = None,
+    account: Account = None,
+    strategy: Strategy = None,
+    exit_reason: ExitReason = None,
+    tag: Tag = None,
     balance: Balance = None,
+    currency: Currency = None,
     fees: FeeMode = "apart",
     tz: Zone = "UTC",
     start: Start = None,
@@ -56,6 +73,11 @@ def report(
             timeframe=chosen,
             start=first,
             end=last,
+            account=account,
+            strategy=strategy,
+            exit_reason=exit_reason,
+            tag=tag,
+            currency=currency,
             title=title,
             overwrite=overwrite,
             **given,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from iftb_store.analytics.figures import PerformanceReport
+from iftb_store.analytics.figures import EquityPoint
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = "_.:-=+*#"
 
 
-def sample_equity(report: PerformanceReport, width: int) -> list[tuple[Decimal, Decimal]]:
-    """Return the equity at the end of each of ``width`` equal parts of the window, and the deepest drawdown in the part."""
-    points, (first, last) = report.equity, (report.equity[0].time, report.equity[-1].time)
+def sample_equity(points: Sequence[EquityPoint], width: int) -> list[tuple[Decimal, Decimal]]:
+    """Return the equity at the end of each of ``width`` equal parts of the time, and the deepest drawdown in the part."""
+    first, last = points[0].time, points[-1].time
     length = (last - first) / width
     found: list[tuple[Decimal, Decimal]] = []
     place = 0

@@ -12,6 +12,7 @@ from iftb_store.abilities import ConnectedStore, SupportsMigrations, SupportsPro
 from iftb_store.batches.bars import KEY
 from iftb_store.doctor.bars import bar_findings
 from iftb_store.doctor.checks import SEVERITY_ORDER, Finding, FindingSeverity, run_checks
+from iftb_store.doctor.coverage import coverage_findings
 from iftb_store.doctor.records import id_findings, record_findings
 from iftb_store.doctor.schema import revision_findings, schema_findings
 from iftb_store.doctor.sql import find_engine
@@ -99,4 +100,5 @@ def examine_rows(conn: Connection) -> list[Finding]:
     findings += bar_findings(conn, engine, sound[BARS.name], sound_keys)
     findings += record_findings(conn, engine, sound)
     findings += id_findings(conn, engine)
+    findings += coverage_findings(conn, engine)
     return findings

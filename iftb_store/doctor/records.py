@@ -31,6 +31,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
         f"SELECT 1 FROM trades WHERE {_same(engine, 'trades', table.name, 'trade_id')}"
         for table in (POSITIONS, EVENTS, FILLS, LEDGER)
     )
+    its_market = _same(engine, "trades", "fills", "exchange", "account", "symbol")
     its_position = f"""SELECT 1 FROM positions WHERE positions.status = 'open' AND (
         {_same(engine, "positions", "trades", "trade_id")}
         OR (positions.trade_id IS NULL AND {_same(engine, "positions", "trades", "exchange", "account", "symbol", "side")}))"""
@@ -64,6 +65,7 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             for table, which, remedy in (
                 (TRADES, "", "correct it: await TradeRepository(db).update(ID, quantity=…)"),
                 (POSITIONS, "status = 'open'", "close it, or correct it: await PositionRepository(db).update_position(…)"),
+                (FILLS, "", "delete the fill, record it as the exchange reports it, and apply_fills again"),
             )
         ),
         Check(
@@ -135,6 +137,15 @@ def _checks(engine: Engine) -> tuple[Check, ...]:
             "position_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM positions WHERE positions.id = system_events.position_id)",
             "a log may refer to deleted rows; this statement clears the reference",
             "UPDATE system_events SET position_id = NULL",
+        ),
+        Check(
+            "fill of another market",
+            "warning",
+            FILLS,
+            "trade_id",
+            f"trade_id IS NOT NULL AND EXISTS ({trade_of_fill} AND NOT ({its_market}))",
+            "the trade has another exchange, account or symbol, so apply_fills refuses all its fills; clear the reference",
+            "UPDATE fills SET trade_id = NULL",
         ),
         *(
             Check(

@@ -25,6 +25,7 @@ from iftb_store.doctor.bars import (
     make_holes_finding,
 )
 from iftb_store.doctor.checks import SEVERITY_ORDER, SHOWN_ROWS, Finding, FindingSeverity
+from iftb_store.doctor.coverage import examine_coverage
 from iftb_store.errors import InvalidValueError, StoreError
 from iftb_store.models import Series
 from iftb_store.protocols import Stores
@@ -85,6 +86,7 @@ async def examine_stores(db: ConnectedStore) -> list[Finding]:
         findings = await _examine_bars(stores)
         for table in (table for table in tables if table is not BARS):
             findings += await _examine_records(stores, table)
+        findings += await examine_coverage(stores)
     return findings
 
 

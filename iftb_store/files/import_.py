@@ -14,6 +14,7 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.batches import Batches, Converter
 from iftb_store.files.commits import Commit, finish_commit
+from iftb_store.files.covered import mark_file
 from iftb_store.files.detect import FileKind
 from iftb_store.files.earlier import EarlierFiles, describe_unknown
 from iftb_store.files.klines import import_klines
@@ -129,7 +130,13 @@ async def _import_dump(
     ahead: ReadAhead[KlineRows] | None,
 ) -> ImportedFile:
     dump: Any = source.dump
-    options: dict[str, Any] = {"insert": insert, "refuse_changes": refuse_changes, "earlier": earlier, "ahead": ahead}
+    options: dict[str, Any] = {
+        "insert": insert,
+        "refuse_changes": refuse_changes,
+        "earlier": earlier,
+        "ahead": ahead,
+        "covers": source.hints.covers,
+    }
     done = await import_klines(db, dump, **options, progress=progress, commit=commit)
     notes = [f"bars off the timeframe's grid: {done.off_grid:,}"] if done.off_grid else []
     return ImportedFile(
@@ -185,6 +192,8 @@ async def _import(
         finally:
             # it waits until no thread reads the file
             await run_to_end(asyncio.to_thread(batches.close))
+        if source.table is None and done.series is not None and done.first is not None and done.last is not None:
+            await mark_file(session, source.path, done.series, done.first, done.last, source.hints.covers)
         commit.state = "sent"
         return done, repeats
 

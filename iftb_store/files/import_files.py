@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from iftb_store.batches.bars import BarColumns
 from iftb_store.errors import InvalidValueError, StoreError, TradeConflictError
 from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.commits import Commit
+from iftb_store.files.covered import check_covers
 from iftb_store.files.earlier import EarlierFiles
 from iftb_store.files.import_ import ImportedFile, import_file
 from iftb_store.files.options import Hints
@@ -97,6 +99,7 @@ async def import_files(
     tz: str | ZoneInfo | None = None,
     fold: Literal["earlier", "later"] | None = None,
     decimals: Decimals | None = None,
+    covers: tuple[datetime, datetime] | None = None,
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
     """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
@@ -125,6 +128,9 @@ async def import_files(
         fold: how to read a time that occurs twice because clocks are set back; None refuses such times.
         decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float, and
             round decimals half-even to 18 places. None: refuse floats, and decimals with more than 18 places.
+        covers: the first and the last time that the files cover, both inclusive, e.g. those that their names promise; naive times
+            are UTC. None: each file of candles covers its first to its last bar. What a file covers and lacks is then known as
+            not existing, see `OHLCVRepository.get_coverage`.
         progress: called with (file name, rows stored, rows of the file); the last number is estimated from the bytes read.
 
     Returns:
@@ -152,7 +158,8 @@ async def import_files(
     checks.optional_choice(decimals, "decimals", get_args(Decimals))
     names, header = _split_columns(columns)
     empty = checks.boolean(skip_empty, "skip_empty")
-    hints = Hints(symbol, timeframe, exchange, names, find_zone(tz), fold, decimals is not None, empty, header)
+    window = check_covers(covers)
+    hints = Hints(symbol, timeframe, exchange, names, find_zone(tz), fold, decimals is not None, empty, header, window)
     step = report_steps(progress)
     check_store(db, "db")
     importing = await asyncio.to_thread(FileImport, paths, hints, insert=insert, new_ids=new_ids, on_conflict=on_conflict)
@@ -284,6 +291,7 @@ class FileImport:
 
     def _refuse_hints(self) -> None:
         given = [name for name in SERIES if getattr(self._hints, name)] + (["map"] if self._hints.columns else [])
+        given += ["covers"] if self._hints.covers else []
         for source in self._sources:
             if given and source.table is not None:
                 raise InvalidValueError(

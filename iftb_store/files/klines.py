@@ -17,6 +17,7 @@ from iftb_store.batches.bars import VALUES, SeriesKey
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.commits import Commit
+from iftb_store.files.covered import Window, mark_file
 from iftb_store.files.earlier import EarlierFiles, explain_change, format_bar
 from iftb_store.files.readers.binance import BATCH, DumpError, KlineDump, KlineRows
 from iftb_store.files.spans import Spans, split_times
@@ -66,6 +67,7 @@ async def import_klines(
     progress: StepCallback | None = None,
     commit: Commit[Any] | None = None,
     ahead: ReadAhead[KlineRows] | None = None,
+    covers: Window | None = None,
 ) -> KlineReport:
     """Store the bars of one dump in one transaction: all of them, or none.
 
@@ -78,6 +80,7 @@ async def import_klines(
         progress: called after each batch with (rows stored, rows of the file); the second is estimated from the bytes read.
         commit: records when the COMMIT is sent, see `iftb_store.files.commits.finish_commit`.
         ahead: the tables of the dump, if their reading has begun already; this call closes it.
+        covers: the first and the last time that the dump covers; None for those of its bars.
 
     Returns:
         The series, the number of bars written, and the first and last opening time.
@@ -89,11 +92,11 @@ async def import_klines(
     """
     earlier, report = earlier or EarlierFiles(), progress or (lambda done, total: None)
     if find_spec("pyarrow") is None:
-        return await _import_objects(db, dump, insert, refuse_changes, earlier, report, commit)
+        return await _import_objects(db, dump, insert, refuse_changes, earlier, report, commit, covers)
     await import_modules(*_MODULES)
     ahead = ahead or ReadAhead(dump.tables())
     try:
-        return await _import_tables(db, dump, ahead, insert, refuse_changes, earlier, report, commit)
+        return await _import_tables(db, dump, ahead, insert, refuse_changes, earlier, report, commit, covers)
     finally:
         await ahead.close()
 
@@ -107,6 +110,7 @@ async def _import_tables(
     earlier: EarlierFiles,
     progress: StepCallback,
     commit: Commit[Any] | None,
+    covers: Window | None,
 ) -> KlineReport:
     from iftb_store.files.candles import count_off_grid
     from iftb_store.files.duplicates import Repeats
@@ -126,6 +130,7 @@ async def _import_tables(
             ends = sorted([*ends, *found])
             ends = [ends[0], ends[-1]]
             progress(rows, estimate_rows(rows, part.bytes_read, dump.size))
+        await mark_file(session, dump.path, (dump.exchange, dump.symbol, dump.timeframe), ends[0], ends[1], covers)
         if commit is not None:
             commit.state = "sent"
     earlier.add(dump.path, repeats.spans)
@@ -154,6 +159,7 @@ async def _import_objects(
     earlier: EarlierFiles,
     progress: StepCallback,
     commit: Commit[Any] | None,
+    covers: Window | None,
 ) -> KlineReport:
     off_grid = rows = inserted = changed = unknown = lines = 0
     ends: list[datetime] = []
@@ -188,6 +194,7 @@ async def _import_objects(
                 lines += len(batch)
                 off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
                 progress(rows, estimate_rows(rows, dump.bytes_read, dump.size))
+        await mark_file(session, dump.path, (dump.exchange, dump.symbol, dump.timeframe), ends[0], ends[1], covers)
         if commit is not None:
             commit.state = "sent"
     earlier.add(dump.path, spans)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -27,6 +28,7 @@ class Hints:
         from_float: accept floats, store for each the shortest decimal that converts back to the same float, and round decimals
             half-even to 18 places.
         skip_empty: skip rows without prices.
+        covers: the first and the last time that the files cover; None for those of each file's bars.
         header: the names of the columns of a file without a header, in their order.
     """
 
@@ -39,3 +41,4 @@ class Hints:
     from_float: bool = False
     skip_empty: bool = False
     header: tuple[str, ...] = ()
+    covers: tuple[datetime, datetime] | None = None

@@ -26,8 +26,8 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
     """Check that an export may write to a path.
 
     Raises:
-        InvalidValueError: the path exists and ``overwrite`` is False; or it exists and is not a file (or, with ``folder``,
-            not the folder of an export); or it is a database, or a file that belongs to a database.
+        InvalidValueError: its folder does not exist; or the path exists and ``overwrite`` is False; or it exists and is not a
+            file (or, with ``folder``, not the folder of an export); or it is a database, or a file that belongs to a database.
     """
     name = show(str(path), 200)
     if not path.name or "\0" in str(path):
@@ -37,6 +37,8 @@ def check_target(path: Path, *, folder: bool, overwrite: bool) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise InvalidValueError(f"the folder {show(str(path.parent), 200)} does not exist; create it first") from None
         return
     if not overwrite:
         raise InvalidValueError(f"{name} already exists; give another name, or use --overwrite")

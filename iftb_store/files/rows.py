@@ -36,6 +36,9 @@ def check_complete_rows(table: TableSpec, given: pa.Table) -> pa.Table:
         InvalidValueError: a column has a type that its table does not accept.
     """
     wanted = arrow_schema(table)
+    # an older version exported the file, before these columns
+    for name in (name for name in table.columns if name not in given.column_names):
+        given = given.append_column(name, pa.repeat(pa.scalar(table.specs[name].default, pa.string()), given.num_rows))
     typed = {name: _cast(given, name, table.kinds[name], wanted.field(name).type) for name in table.columns}
     for name in filter(table.is_required, table.written):
         refuse_rows(given, pc.is_null(typed[name]), f"{name} is null")

@@ -128,7 +128,7 @@ class Source:
         self.fixed = self._partition(reader.facts)
         names = {*reader.names, *self.fixed}
         told = reader.facts.get(TABLE, b"").decode(errors="replace")
-        self.table = next((table for table in TABLES.values() if set(table.columns) == names), None)
+        self.table = next((table for table in TABLES.values() if table.has_columns(names)), None)
         if told and (self.table is None or self.table.name != told):
             version = show(reader.facts.get(VERSION, b"").decode(errors="replace"))
             raise DumpError(

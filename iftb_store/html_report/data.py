@@ -11,6 +11,7 @@ from iftb_store.analytics.coverage import count_missing
 from iftb_store.analytics.figures import PerformanceReport
 from iftb_store.analytics.numbers import EXACT
 from iftb_store.analytics.performance import PerformanceScope
+from iftb_store.analytics.states import CoverageRange
 from iftb_store.html_report.candles import MOST
 from iftb_store.models import OHLCVBar, Position, Series, SystemEvent, Trade
 from iftb_store.protocols import Capability, Isolation, Session
@@ -20,11 +21,13 @@ from iftb_store.repositories.performance import read_performance
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.trades import TradeRepository
 from iftb_store.schema.table_spec import EVENTS, RowFilter
+from iftb_store.values.choices import Severity
 from iftb_store.values.timeframes import SECONDS, TIMEFRAMES, Timeframe, align
 
 _FIRST, _LAST = datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999_999)
 #: The severities of the events that are shown, and how many events of each.
-SEVERE, MOST_EVENTS = ("critical", "error"), 50
+SEVERE: tuple[Severity, ...] = ("critical", "error")
+MOST_EVENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Chart:
         last: the last such time.
         bars: the candles.
         gaps: the gaps of the stored series.
+        states: what is known of its bars, see `OHLCVRepository.get_coverage`; empty if the store keeps only bars.
     """
 
     series: Series
@@ -55,6 +59,7 @@ class Chart:
     last: datetime
     bars: list[OHLCVBar]
     gaps: list[tuple[datetime, datetime]]
+    states: list[CoverageRange] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -85,18 +90,23 @@ async def read_report(db: ConnectedStore, scope: PerformanceScope, timeframe: Ti
             await _read_records(session, data)
         data.series = await OHLCVRepository(session).list_series()
         data.chart = await _read_chart(session, data, timeframe)
+        if data.chart is not None and data.chart.gaps and Capability.RECORDS in db.capabilities:
+            series, window = data.chart.series, {"start": data.chart.first, "end": data.chart.last}
+            read = OHLCVRepository(session).get_coverage
+            data.chart.states = await read(series.symbol, series.timeframe, series.exchange, **window)
     return data
 
 
 async def _read_records(session: Session, data: ReportData) -> None:
     scope = data.scope
     data.performance = await read_performance(get_stores(session), scope)
-    selection = {"symbol": scope.symbol, "side": scope.side, "exchange": scope.exchange}
-    stored = await TradeRepository(session).get_range(_FIRST, _LAST, **selection)  # type: ignore[arg-type]
+    names = ("symbol", "side", "exchange", "account", "strategy", "exit_reason", "tag")
+    selection = {name: getattr(scope, name) for name in names}
+    stored = await TradeRepository(session).get_range(_FIRST, _LAST, **selection)
     data.trades = _list_closed(stored, data.performance, scope)
     data.positions = [
         position
-        for position in await PositionRepository(session).get_open_positions(scope.exchange)
+        for position in await PositionRepository(session).get_open_positions(scope.exchange, account=scope.account)
         if scope.symbol in (None, position.symbol) and scope.side in (None, position.side)
     ]
     data.events = await _read_events(session, scope)
@@ -105,8 +115,9 @@ async def _read_records(session: Session, data: ReportData) -> None:
 async def _read_events(session: Session, scope: PerformanceScope) -> list[SystemEvent]:
     """Return the newest severe events of the window, newest first."""
     found: list[SystemEvent] = []
+    chosen = {} if scope.account is None else {"account": scope.account}
     for severity in SEVERE:
-        selection = RowFilter(EVENTS, {"severity": severity}, scope.start, scope.end, limit=MOST_EVENTS)
+        selection = RowFilter(EVENTS, {"severity": severity, **chosen}, scope.start, scope.end, limit=MOST_EVENTS)
         found += await get_stores(session).records.select(selection, descending=True)
     return sorted(found, key=_read_age, reverse=True)
 
@@ -188,3 +199,14 @@ def list_worst_gaps(chart: Chart, limit: int) -> list[tuple[datetime, datetime, 
     """Return the gaps with the most missing bars, as (last bar before, first bar after, missing bars)."""
     found = [(before, after, count_missing(before, after, chart.series.timeframe)) for before, after in chart.gaps]
     return sorted(found, key=lambda gap: (-gap[2], gap[0]))[:limit]
+
+
+def describe_gap(chart: Chart, before: datetime, after: datetime) -> str:
+    """Return what is known of the missing bars between two bars: never asked for, or asked for and not given."""
+    counts = dict.fromkeys(("none", "unknown"), 0)
+    for one in chart.states:
+        if one.state in counts and before < one.first < after:
+            counts[one.state] += one.bars
+    if not counts["none"]:
+        return "never asked for" if chart.states else "not known"
+    return "asked, none given" + (f"; {counts['unknown']:,} never asked for" if counts["unknown"] else "")

@@ -82,6 +82,11 @@ async def report(
     starting_balance: Decimal | None = None,
     fees: Fees = "apart",
     tz: tzinfo = UTC,
+    account: str | None = None,
+    strategy: str | None = None,
+    exit_reason: str | None = None,
+    tag: str | None = None,
+    currency: str | None = None,
     title: str = "Trading report",
     overwrite: bool = False,
 ) -> HtmlReport:
@@ -100,10 +105,15 @@ async def report(
         timeframe: the timeframe of the candles; None: that of the series with the most bars.
         start: start of the time window, inclusive; naive times are UTC. None: no limit.
         end: end of the time window, inclusive. None: no limit.
-        starting_balance: the balance at the start, above 0; without it there are no returns, see
-            `iftb_store.TradeRepository.get_performance`.
+        starting_balance: the balance at the start, above 0; None: that of the stored snapshots of balances. Without either
+            there are no returns, see `iftb_store.TradeRepository.get_performance`.
         fees: "apart": realized_pnl is before fees; "included": fees are subtracted already.
         tz: the time zone of days, weekdays and hours.
+        account: only trades, positions and events of this account; None: of all.
+        strategy: only trades of this strategy; None: of all.
+        exit_reason: only trades closed for this reason; None: for any.
+        tag: only trades with this tag; None: all.
+        currency: the currency of the snapshots to use; None: any, if all are of one currency.
         title: the title of the page.
         overwrite: whether an existing file is replaced.
 
@@ -118,7 +128,21 @@ async def report(
         made = await report(db, "report.html", starting_balance=Decimal(1000))
         (made.path, made.performance.final_balance)  # -> (PosixPath('report.html'), Decimal('1000.725'))
     """
-    scope = make_scope(start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, fees=fees, tz=tz)
+    scope = make_scope(
+        start,
+        end,
+        exchange,
+        symbol=symbol,
+        side=side,
+        starting_balance=starting_balance,
+        fees=fees,
+        tz=tz,
+        currency=currency,
+        account=account,
+        strategy=strategy,
+        exit_reason=exit_reason,
+        tag=tag,
+    )
     chosen = checks.optional(check_timeframe, timeframe, "timeframe")
     heading, replace = checks.text(title, "title"), checks.boolean(overwrite, "overwrite")
     check_store(db, "db")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iftb_store._version import __version__
-from iftb_store.analytics.figures import EquityPoint, PerformanceReport
+from iftb_store.analytics.figures import EquityPoint
 from iftb_store.analytics.numbers import EXACT
 from iftb_store.html_report.candles import pack_candles
 from iftb_store.html_report.data import Chart, ClosedTrade, ReportData
@@ -33,7 +33,7 @@ _HOUR, _DAY = 3_600, 86_400
 _HOURLY = timedelta(days=60)
 _MOST_POINTS = 5_000
 #: Lists of a report that are left out of the figures in the page: as long as the number of trades or days.
-_LEFT_OUT = {"equity", "daily"}
+_LEFT_OUT = {"equity", "marked_equity", "daily"}
 
 
 def write_page(data: ReportData, title: str, now: datetime) -> str:
@@ -109,15 +109,16 @@ def _list_data(data: ReportData) -> dict[str, Any]:
     if data.performance is not None:
         found["report-data"] = {name: value for name, value in asdict(data.performance).items() if name not in _LEFT_OUT}
         if data.performance.equity:
-            found["equity-data"] = _sample_equity(data.performance)
+            found["equity-data"] = _sample_equity(data.performance.equity)
+            if data.performance.marked_equity:
+                found["marked-data"] = _sample_equity(data.performance.marked_equity)
     if data.chart is not None and data.chart.bars:
         found["candle-data"] = {**pack_candles(data.chart.bars), "marks": _list_marks(data.chart, data.trades)}
     return found
 
 
-def _sample_equity(report: PerformanceReport) -> dict[str, Any]:
+def _sample_equity(points: Sequence[EquityPoint]) -> dict[str, Any]:
     """Return the equity and the deepest drawdown of each hour or day, on an even grid, as numbers for drawing."""
-    points = report.equity
     step = _HOUR if points[-1].time - points[0].time <= _HOURLY else _DAY
     while (points[-1].time - points[0].time) / timedelta(seconds=step) > _MOST_POINTS:
         step *= 2

@@ -47,13 +47,15 @@
     }
   }
 
-  function drawEquity(data) {
+  function drawEquity(data, marked) {
     const chart = create("equity-chart", {});
     const line = chart.addSeries(charts.AreaSeries, { lineWidth: 2, title: "equity", priceLineVisible: false });
     const fall = chart.addSeries(charts.AreaSeries, { lineWidth: 1, title: "drawdown", priceLineVisible: false, invertFilledArea: true }, 1);
     const times = data.values.map((_, index) => data.first + index * data.step);
     line.setData(times.map((time, index) => ({ time, value: data.values[index] })));
     fall.setData(times.map((time, index) => ({ time, value: -data.falls[index] })));
+    const real = marked && chart.addSeries(charts.LineSeries, { lineWidth: 2, lineStyle: 2, title: "marked", priceLineVisible: false });
+    if (real) real.setData(marked.values.map((value, index) => ({ time: marked.first + index * marked.step, value })));
     chart.panes()[1].setStretchFactor(0.4);
     chart.timeScale().fitContent();
     drawn.push({
@@ -61,6 +63,7 @@
       series: () => {
         line.applyOptions({ lineColor: color("mark"), topColor: color("mark") + "55", bottomColor: color("mark") + "05" });
         fall.applyOptions({ lineColor: color("down"), topColor: color("down") + "05", bottomColor: color("down") + "66" });
+        if (real) real.applyOptions({ color: color("ink") });
       },
     });
   }
@@ -140,7 +143,7 @@
 
   async function main() {
     const equity = read("equity-data"), candles = read("candle-data");
-    if (equity) drawEquity(equity);
+    if (equity) drawEquity(equity, read("marked-data"));
     if (candles) await drawCandles(candles);
     paint();
     // for programs that read the page, e.g. its tests

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -19,9 +21,11 @@ from iftb_store.analytics.shown import (
     format_group_key,
     format_money,
     list_group_cells,
+    list_groups,
 )
+from iftb_store.analytics.states import add_up_days
 from iftb_store.html_report.candles import MOST
-from iftb_store.html_report.data import Chart, ClosedTrade, ReportData, list_worst_gaps
+from iftb_store.html_report.data import Chart, ClosedTrade, ReportData, describe_gap, list_worst_gaps
 from iftb_store.html_report.heatmaps import draw_coverage, draw_days, draw_months, draw_percent, draw_weekdays
 from iftb_store.models import Position, SystemEvent
 from iftb_store.values.markup import Child, Markup, element, join, table
@@ -90,6 +94,11 @@ def _write_equity(report: PerformanceReport) -> Markup | None:
     )
     label = f"Equity and drawdown, from {begin} to {end}; the deepest drawdown is {deepest}"
     note = "The equity is that of closed trades; open ones do not count."
+    if report.marked_equity:
+        note = (
+            "The equity is that of closed trades. The dashed line is marked to market: the stored balances with the unrealized "
+            "pnl of open positions, without deposits and withdrawals."
+        )
     falls = [
         [
             format_moment(one.start),
@@ -147,9 +156,10 @@ def _write_periods(report: PerformanceReport) -> Markup:
 
 def _write_groups(report: PerformanceReport) -> Markup:
     tables: list[Markup] = []
-    for name, title in GROUPS.items():
+    for name in list_groups(report):
         groups: dict[Any, Any] = getattr(report, name)
-        if groups and name != "by_weekday":
+        if name != "by_weekday":
+            title = GROUPS[name]
             rows = [[format_group_key(name, key), *list_group_cells(group)] for key, group in groups.items()]
             tables.append(_make_scrollable(table([title, *GROUP_TITLES], rows, caption=f"By {title}"), f"By {title}"))
     return _section("groups", "By symbol, side and more", *tables)
@@ -254,17 +264,24 @@ def _write_chart_coverage(chart: Chart) -> list[Markup]:
     parts: list[Markup] = []
     if days:
         months = sum_months(days)
+        asked = Counter[date]()
+        for day in add_up_days(chart.states, series.timeframe):
+            asked[day.day.replace(day=1)] += day.none
         rows = [
-            [f"{month:%Y-%m}", f"{one.due:,}", f"{one.missing:,}", draw_percent(one, f"{month:%Y-%m}")]
+            [f"{month:%Y-%m}", f"{one.due:,}", f"{one.missing:,}", f"{asked[month]:,}", draw_percent(one, f"{month:%Y-%m}")]
             for month, one in sorted(months.items(), reverse=True)
         ]
         caption = f"{name} by month (UTC)"
-        parts.append(_make_scrollable(table(["month", "due", "missing", "stored, %"], rows, caption=caption), caption))
+        titles = ["month", "due", "missing", "asked, none given", "stored, %"]
+        parts.append(_make_scrollable(table(titles, rows, caption=caption), caption))
         parts.append(_make_scrollable(draw_coverage(days, months), f"{name} by day"))
     gaps = list_worst_gaps(chart, _WORST_GAPS)
     if gaps:
-        rows = [[format_moment(before), format_moment(after), f"{count:,}"] for before, after, count in gaps]
-        titles = ["last bar before (UTC)", "first bar after", "bars missing"]
+        rows = [
+            [format_moment(before), format_moment(after), f"{count:,}", describe_gap(chart, before, after)]
+            for before, after, count in gaps
+        ]
+        titles = ["last bar before (UTC)", "first bar after", "bars missing", "what is known"]
         parts.append(_make_scrollable(table(titles, rows, caption=f"The longest gaps of {name}"), "Gaps"))
     else:
         parts.append(element("p", f"{name} has no gaps."))

@@ -10,6 +10,7 @@ from iftb_store.relational.backends import EngineBackend
 from iftb_store.relational.bars import RelationalBars
 from iftb_store.relational.calls import hold_connection, run_in_turn
 from iftb_store.relational.conditions import filter_sql
+from iftb_store.relational.coverage import RelationalCoverage
 from iftb_store.relational.dialect import Row, SqlDialect, Statement, prepare_statement
 from iftb_store.relational.driver import Driver, bind
 from iftb_store.relational.lookups import RelationalLookups
@@ -45,6 +46,7 @@ __all__ = [
     "Migrated",
     "OpenSessions",
     "RelationalBars",
+    "RelationalCoverage",
     "RelationalLookups",
     "RelationalRecords",
     "RelationalStores",

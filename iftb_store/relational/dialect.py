@@ -100,6 +100,8 @@ class SqlDialect:
         grid: whether the remainder of ``microseconds`` costs less than a window function, as where times are stored as such.
         seeks: whether the key's index finds the first row after a key at once; if not, as in a columnar engine, one query over
             the whole table is faster than one query per series.
+        lock_series: the statement that makes other transactions wait for this one, if they lock the same series by the parameter
+            ``key``, a 64-bit number. The default is a write that changes nothing, for engines with one writer at a time.
         set_sequence: the statement that makes later ids of a table greater than all stored ones, and at least 1; ``{}`` is the
             table. Empty if the engine does so by itself.
         day_fingerprints: the query for `iftb_store.abilities.SupportsFingerprints`, with ``{}`` for the WHERE clause on the table
@@ -141,6 +143,7 @@ class SqlDialect:
     grid: bool = False
     seeks: bool = True
     day_fingerprints: str = ""
+    lock_series: str = "DELETE FROM coverage WHERE 1 = 0"
     set_sequence: str = ""
     encode: Callable[[Any], Any] = encode_value
     decode_decimal: Callable[[Any], Decimal] = decode_decimal

@@ -28,6 +28,14 @@ class QueryRunner(Protocol):
         ...
 
 
+class StatementRunner(QueryRunner, Protocol):
+    """Runs queries and single writes in one session."""
+
+    async def change(self, statement: Statement, args: Row) -> int:
+        """Run a writing statement in the session's transaction and return the number of rows that it changed."""
+        ...
+
+
 class Driver(QueryRunner, Protocol):
     """Runs statements on a session's connection, in the session's transaction, and translates the driver's errors."""
 

@@ -66,7 +66,7 @@ class RelationalLookups:
             # each end has a subquery, because SQLite reads all bars of a series for a MIN and a MAX in one query
             bars = f"FROM {BARS.name} WHERE {dialect.equal(*SERIES)}"
             sql = f"SELECT {', '.join(f'(SELECT {end} {bars})' for end in ends)}"
-            rows = [
+            rows: list[tuple[Any, ...]] = [
                 (*series, *(await self._read(sql, dict(zip(SERIES, series, strict=True))))[0])
                 for series in await self.find_series(selection)
             ]

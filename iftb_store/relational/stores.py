@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from iftb_store.relational.bars import RelationalBars
+from iftb_store.relational.coverage import RelationalCoverage
 from iftb_store.relational.driver import Driver
 from iftb_store.relational.lookups import RelationalLookups
 from iftb_store.relational.records import RelationalRecords
@@ -18,3 +19,4 @@ class RelationalStores:
         self.delete_rows = driver.delete_rows
         self.bars = RelationalBars(driver)
         self.records = RelationalRecords(driver)
+        self.coverage = RelationalCoverage(driver)

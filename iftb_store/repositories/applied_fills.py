@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from iftb_store.analytics.fills import FillSummary, add_up_fills
+from iftb_store.analytics.fills import FillSummary, add_up_stored
 from iftb_store.errors import FillConflictError, NotFoundError
 from iftb_store.models import Fill, Trade
 from iftb_store.protocols import Stores
@@ -59,7 +59,7 @@ class FillApplier(RecordRepository):
         Raises:
             NotFoundError: no trade of the repository's account has the trade_id.
             FillConflictError: a fill with this trade_id is of another symbol, exchange or account than the trade; nothing is
-                changed.
+                changed but, in a session that is committed all the same, updated_at.
             InvalidValueError: the trade_id is one that no trade can have, or a sum has more than 20 digits before the point.
 
         Example:
@@ -84,9 +84,9 @@ class FillApplier(RecordRepository):
             fills: list[Fill] = await stores.records.select(RowFilter(FILLS, {"trade_id": name}))
             _check_markets(trade, fills)
             if len(fills) > _MANY:
-                summary = await asyncio.to_thread(add_up_fills, fills, trade.side, quote_currency=quote)
+                summary = await asyncio.to_thread(add_up_stored, fills, trade.side, quote)
             else:
-                summary = add_up_fills(fills, trade.side, quote_currency=quote)
+                summary = add_up_stored(fills, trade.side, quote)
             if fills:
                 changes = _find_changes(trade, summary)
                 checked = {field: TRADE_CHECKS[field](value, field) for field, value in changes.items()}

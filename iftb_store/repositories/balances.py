@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from iftb_store.abilities import SupportsValues
 from iftb_store.errors import BalanceConflictError
 from iftb_store.models import BalanceSnapshot
+from iftb_store.protocols import Stores
 from iftb_store.registry import find_lookups
 from iftb_store.repositories.exchanges import warn_of_records
-from iftb_store.repositories.recorded import RecordedRepository
+from iftb_store.repositories.recorded import RecordedRepository, read_lists
 from iftb_store.repositories.streams import Stream
 from iftb_store.schema.row_checks import BALANCE_CHECKS
 from iftb_store.schema.table_spec import BALANCES, RowFilter
@@ -172,21 +173,14 @@ class BalanceRepository(RecordedRepository):
             before.total  # -> Decimal('1000')
         """
         window = self._limit(self._choose(exchange, account, {"currency": currency}), None, at)
-        async with self._stores(snapshot=True) as stores:
-            lookups = find_lookups(stores)
-            if isinstance(lookups, SupportsValues):
-                found = [
-                    await stores.records.select(
-                        replace(window, equal=window.equal | dict(zip(_NAMES, names, strict=True)), limit=1), descending=True
-                    )
-                    for names in await lookups.find_values(window, _NAMES)
-                ]
-                latest: list[BalanceSnapshot] = [row for rows in found for row in rows]
-            else:
-                latest = await self._find_latest(window)
+
+        async def read(stores: Stores) -> list[BalanceSnapshot]:
+            latest = await find_latest(stores, window)
             if not latest:
                 await warn_of_records(self._backend, stores, window)
-        return sorted(latest, key=attrgetter(*_NAMES))
+            return latest
+
+        return await self._read(read, snapshot=True)
 
     def stream(
         self,
@@ -329,13 +323,30 @@ class BalanceRepository(RecordedRepository):
         """
         return await self._write_table(data, {"exchange": exchange}, decimals)
 
-    async def _find_latest(self, window: RowFilter) -> list[BalanceSnapshot]:
-        """Return the newest selected snapshots by reading all, for engines that do not find names."""
-        latest: dict[tuple[str, ...], BalanceSnapshot] = {}
-        async with aclosing(self._read_lists(window, _BATCH)) as batches:
-            async for batch in batches:
-                latest.update({(one.exchange, one.account, one.currency): one for one in batch})
-        return list(latest.values())
-
     def _describe(self, row: BalanceSnapshot) -> str:
         return f"the balance of {show(row.currency)} on {show(row.exchange)} at {row.timestamp.isoformat()}"
+
+
+async def find_latest(stores: Stores, window: RowFilter) -> list[BalanceSnapshot]:
+    """Return the newest selected snapshot of each exchange, account and currency, ordered by these."""
+    lookups = find_lookups(stores)
+    if isinstance(lookups, SupportsValues):
+        found = [
+            await stores.records.select(
+                replace(window, equal=window.equal | dict(zip(_NAMES, names, strict=True)), limit=1), descending=True
+            )
+            for names in await lookups.find_values(window, _NAMES)
+        ]
+        latest: list[BalanceSnapshot] = [row for rows in found for row in rows]
+    else:
+        latest = await _search_latest(stores, window)
+    return sorted(latest, key=attrgetter(*_NAMES))
+
+
+async def _search_latest(stores: Stores, window: RowFilter) -> list[BalanceSnapshot]:
+    """Return the newest selected snapshots by reading all, for engines that do not find names."""
+    latest: dict[tuple[str, ...], BalanceSnapshot] = {}
+    async with aclosing(read_lists(stores, window, _BATCH)) as batches:
+        async for batch in batches:
+            latest.update({(one.exchange, one.account, one.currency): one for one in batch})
+    return list(latest.values())

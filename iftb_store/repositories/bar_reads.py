@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -10,11 +12,15 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from iftb_store.abilities import SupportsLookups, SupportsSeries
 from iftb_store.batches.resampling import Bucket, Buckets, make_bars
+from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, Series, SeriesSpan
 from iftb_store.protocols import Stores
+from iftb_store.registry import require_arrow
+from iftb_store.repositories.base import check_decimals, convert_to_floats
 from iftb_store.repositories.exchanges import check_one_exchange, find_exchanges, select_exchange, warn_of_bars
+from iftb_store.repositories.filled import Filler, FillMode, check_fill, fill_batches, fill_lists
 from iftb_store.repositories.many_series import ManySeriesReads, find_edges
-from iftb_store.repositories.streams import Stream
+from iftb_store.repositories.streams import Stream, record_batches
 from iftb_store.schema.scope import check_window, make_filter
 from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.values import checks
@@ -59,7 +65,14 @@ class BarReader(ManySeriesReads):
         return await self._read(_find_spans, snapshot=True)
 
     async def get_range(
-        self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str | None = "binance"
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        start: datetime,
+        end: datetime,
+        exchange: str | None = "binance",
+        *,
+        fill: FillMode | None = None,
     ) -> list[OHLCVBar]:
         """Return the bars of a series with start <= timestamp <= end, oldest first.
 
@@ -72,13 +85,17 @@ class BarReader(ManySeriesReads):
             start: start of the time window, inclusive; naive times are UTC.
             end: end of the time window, inclusive; naive times are UTC.
             exchange: the exchange of the series; None reads the series of all exchanges, ordered by exchange, then time.
+            fill: "previous": fill each missing bar that the exchange was asked for and did not give, flat at the close before
+                it, with the volume and trades_count 0 and no id; nothing is stored. Bars that were never asked for stay
+                missing, see `get_coverage`. None: only stored bars.
 
         Returns:
             The bars, with timestamps in aware UTC; get_gaps finds missing bars. Empty if no bar matches: this is not an
             error, but if another exchange has bars that match, a warning is logged, once for each manager.
 
         Raises:
-            InvalidValueError: start is after end, or the timeframe is unknown.
+            InvalidValueError: start is after end, the timeframe is unknown, or fill is given without an exchange.
+            Unsupported: fill is given, and the backend keeps only bars, as a lake does.
             SchemaError: the database has no tables of iftb-store.
             NotConnectedError: before connect().
             OperationalError: the database failed.
@@ -88,15 +105,17 @@ class BarReader(ManySeriesReads):
             [bar.timestamp.hour for bar in bars]  # -> [0, 1, 2]
             bars[-1].close  # -> Decimal('42602')
         """
-        window = select_window(symbol, timeframe, start, end, exchange)
+        fills = check_fill(fill)
+        window = select_window(symbol, timeframe, start, end, check_one_exchange(exchange, "fill") if fills else exchange)
 
         async def read(stores: Stores) -> list[OHLCVBar]:
+            filler = await Filler.begin(stores, window) if fills else None
             found = await _read(stores, window)
             if not found:
                 await warn_of_bars(self._backend, stores, window)
-            return found
+            return found if filler is None else await asyncio.to_thread(filler.fill, found, last=True)
 
-        return await self._read(read, snapshot=exchange is None)
+        return await self._read(read, snapshot=fills or exchange is None)
 
     async def get_latest(
         self, symbol: str, timeframe: Timeframe, limit: int = 100, exchange: str | None = "binance"
@@ -120,7 +139,7 @@ class BarReader(ManySeriesReads):
             newest, before = await ohlcv.get_latest("BTCUSDT", "1h", limit=2)
             (newest.timestamp.hour, before.timestamp.hour)  # -> (23, 22)
         """
-        series = _series(symbol, timeframe, exchange)
+        series = select_series(symbol, timeframe, exchange)
         newest = replace(series, limit=checks.integer(limit, "limit", least=1))
 
         async def read(stores: Stores) -> list[OHLCVBar]:
@@ -165,7 +184,7 @@ class BarReader(ManySeriesReads):
             for before, after in await ohlcv.get_gaps("BTCUSDT", "1h"):
                 (before.hour, after.hour)  # -> (6, 8)
         """
-        series = _series(symbol, timeframe, check_one_exchange(exchange, "get_gaps"))
+        series = select_series(symbol, timeframe, check_one_exchange(exchange, "get_gaps"))
         first, last = checks.optional(checks.utc, start, "start"), checks.optional(checks.utc, end, "end")
         if first is not None and last is not None:
             check_window(first, last)
@@ -244,6 +263,7 @@ class BarReader(ManySeriesReads):
         exchange: str | None = "binance",
         *,
         batch_size: int = 10_000,
+        fill: FillMode | None = None,
     ) -> Stream[list[OHLCVBar]]:
         """Return a stream of the bars of get_range, in constant memory: ``async for bars in ohlcv.stream_range(…)``.
 
@@ -262,13 +282,17 @@ class BarReader(ManySeriesReads):
             start: start of the time window, inclusive; naive times are UTC.
             end: end of the time window, inclusive.
             exchange: the exchange of the series; None: one exchange after the other; each list has bars of one exchange.
-            batch_size: number of bars in a list, at least 1; the last list, of each exchange, has fewer.
+            batch_size: number of bars in a list, at least 1; the last list, of each exchange, has fewer, and with ``fill`` others
+                too.
+            fill: "previous" fills missing bars as in `get_range`. None: only stored bars.
 
         Returns:
             The stream of lists, oldest bars first; no list is empty, and if no bar matches, the stream has no list.
 
         Raises:
-            InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
+            InvalidValueError: start is after end, the timeframe is unknown, batch_size is below 1, or fill is given without an
+                exchange.
+            Unsupported: fill is given, and the backend keeps only bars.
 
         Example:
             count = 0
@@ -276,8 +300,11 @@ class BarReader(ManySeriesReads):
                 count += len(bars)
             count  # -> 23
         """
-        window = select_window(symbol, timeframe, start, end, exchange)
-        return Stream(self._lists(replace(window, limit=checks.integer(batch_size, "batch_size", least=1))))
+        fills = check_fill(fill)
+        window = select_window(symbol, timeframe, start, end, check_one_exchange(exchange, "fill") if fills else exchange)
+        size = checks.integer(batch_size, "batch_size", least=1)
+        part = replace(window, limit=size)
+        return Stream(self._filled_lists(part, size) if fills else self._lists(part))
 
     async def read_arrow(
         self,
@@ -288,6 +315,7 @@ class BarReader(ManySeriesReads):
         exchange: str | None = None,
         *,
         decimals: ReadDecimals | None = None,
+        fill: FillMode | None = None,
     ) -> pa.Table:
         """Return the bars of all series, or only the selected bars, as a pyarrow.Table, read from a snapshot.
 
@@ -301,20 +329,24 @@ class BarReader(ManySeriesReads):
             end: end of the time window, inclusive. None: no limit.
             exchange: only bars of this exchange; None (the default of this method): of all.
             decimals: "float": read decimals as the nearest floats, for plots and models. None: exactly.
+            fill: "previous" fills missing bars as in `get_range`; it needs symbol, timeframe, exchange. None: only stored bars.
 
         Returns:
             The table, in memory as a whole; without rows, but with all columns, if no bar matches.
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
-            InvalidValueError: start is after end, or the timeframe is unknown.
+            InvalidValueError: start is after end, the timeframe is unknown, or fill is given without a series.
+            Unsupported: fill is given, and the backend keeps only bars.
 
         Example:
             table = await ohlcv.read_arrow("BTCUSDT", "1h", decimals="float")
             table["close"].to_pylist()[:2]  # -> [42600.0, 42601.0]
         """
         selection = make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe)
-        return await self._table(selection, decimals)
+        if not _fills_series(fill, selection):
+            return await self._table(selection, decimals)
+        return await self._filled_table(selection, decimals)
 
     def stream_arrow(
         self,
@@ -326,6 +358,7 @@ class BarReader(ManySeriesReads):
         *,
         batch_size: int = 65_536,
         decimals: ReadDecimals | None = None,
+        fill: FillMode | None = None,
     ) -> Stream[pa.RecordBatch]:
         """Return a stream of the rows of read_arrow, in constant memory: ``async for batch in ohlcv.stream_arrow(…)``.
 
@@ -339,6 +372,7 @@ class BarReader(ManySeriesReads):
             exchange: only bars of this exchange; None (the default of this method): of all.
             batch_size: the maximum number of rows of a batch, at least 1.
             decimals: "float": read decimals as the nearest floats. None: exactly.
+            fill: "previous" fills missing bars as in `get_range`; it needs symbol, timeframe, exchange. None: only stored bars.
 
         Returns:
             The stream of pyarrow.RecordBatch, in the order and with the columns of read_arrow; no batch is empty, and if no
@@ -346,33 +380,82 @@ class BarReader(ManySeriesReads):
 
         Raises:
             MissingDriverError: pyarrow is not installed; the message contains the install command.
-            InvalidValueError: start is after end, the timeframe is unknown, or batch_size is below 1.
+            InvalidValueError: start is after end, the timeframe is unknown, batch_size is below 1, or fill is given without a
+                series.
+            Unsupported: fill is given, and the backend keeps only bars.
 
         Example:
             sizes = [batch.num_rows async for batch in ohlcv.stream_arrow("BTCUSDT", batch_size=10)]
             sizes  # -> [10, 10, 3]
         """
         selection = make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=timeframe)
-        return self._stream(selection, batch_size, decimals)
+        if not _fills_series(fill, selection):
+            return self._stream(selection, batch_size, decimals)
+        return self._filled_stream(selection, batch_size, decimals)
+
+    async def _filled_table(self, selection: RowFilter, decimals: object) -> pa.Table:
+        as_floats = check_decimals(decimals)
+        require_arrow()
+
+        async def read(stores: Stores) -> pa.Table:
+            filler = await Filler.begin(stores, selection)
+            return await asyncio.to_thread(filler.fill_table, await stores.read_rows(selection), last=True)
+
+        rows = await self._read(read, snapshot=True)
+        return await convert_to_floats(rows) if as_floats else rows
+
+    def _filled_stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
+        as_floats = check_decimals(decimals)
+        require_arrow()
+        size = checks.integer(batch_size, "batch_size", least=1)
+        return Stream(self._filled_batches(replace(selection, limit=size), size, as_floats=as_floats))
+
+    async def _filled_batches(self, part: RowFilter, size: int, *, as_floats: bool) -> AsyncGenerator[pa.RecordBatch]:
+        async with self._stores(snapshot=True) as stores:
+            filler = await Filler.begin(stores, replace(part, limit=None))
+            batches = record_batches(stores, part)
+            async with aclosing(batches), aclosing(fill_batches(filler, batches, size)) as filled:
+                async for batch in filled:
+                    yield await convert_to_floats(batch) if as_floats else batch
+
+    async def _filled_lists(self, window: RowFilter, size: int) -> AsyncGenerator[list[OHLCVBar]]:
+        async with self._stores(snapshot=True) as stores:
+            filler = await Filler.begin(stores, replace(window, limit=None))
+            async with aclosing(self._lists_of(stores, window)) as lists, aclosing(fill_lists(filler, lists, size)) as filled:
+                async for bars in filled:
+                    yield bars
 
     async def _lists(self, window: RowFilter) -> AsyncGenerator[list[OHLCVBar]]:
-        async with self._stores(snapshot=True) as stores:
-            last = None
-            for series in await _split(stores, window):
-                while bars := await stores.bars.read(series):
-                    last = bars[-1].timestamp
-                    yield bars
-                    if len(bars) < (series.limit or 0) or (series.end is not None and last >= series.end):
-                        break
-                    # timestamps are whole microseconds, so no bar lies between ``last`` and the next microsecond
-                    series = replace(series, start=last + _MICROSECOND)
-            if last is None:
-                await warn_of_bars(self._backend, stores, window)
+        async with self._stores(snapshot=True) as stores, aclosing(self._lists_of(stores, window)) as lists:
+            async for bars in lists:
+                yield bars
+
+    async def _lists_of(self, stores: Stores, window: RowFilter) -> AsyncGenerator[list[OHLCVBar]]:
+        last = None
+        for series in await _split(stores, window):
+            while bars := await stores.bars.read(series):
+                last = bars[-1].timestamp
+                yield bars
+                if len(bars) < (series.limit or 0) or (series.end is not None and last >= series.end):
+                    break
+                # timestamps are whole microseconds, so no bar lies between ``last`` and the next microsecond
+                series = replace(series, start=last + _MICROSECOND)
+        if last is None:
+            await warn_of_bars(self._backend, stores, window)
 
 
-def _series(symbol: object, timeframe: object, exchange: object) -> RowFilter:
+def select_series(symbol: object, timeframe: object, exchange: object) -> RowFilter:
+    """Return the checked selection of the bars of a series, or of a symbol and timeframe on all exchanges (None)."""
     names = checks.name_text(symbol, "symbol"), check_timeframe(timeframe), select_exchange(exchange)
     return RowFilter(BARS, {**names[2], "symbol": names[0], "timeframe": names[1]})
+
+
+def _fills_series(fill: object, selection: RowFilter) -> bool:
+    if not check_fill(fill):
+        return False
+    if lacking := [name for name in ("symbol", "timeframe", "exchange") if name not in selection.equal]:
+        raise InvalidValueError(f"fill works on one series; give the {' and the '.join(lacking)} too")
+    return True
 
 
 async def _read(stores: Stores, window: RowFilter, *, descending: bool = False) -> list[OHLCVBar]:
@@ -393,7 +476,7 @@ async def _split(stores: Stores, window: RowFilter) -> list[RowFilter]:
 
 def select_window(symbol: object, timeframe: object, start: object, end: object, exchange: object) -> RowFilter:
     """Return the checked selection of the bars of a series, or of all exchanges (None), in a time window."""
-    series = _series(symbol, timeframe, exchange)
+    series = select_series(symbol, timeframe, exchange)
     first, last = checks.utc(start, "start"), checks.utc(end, "end")
     check_window(first, last)
     return replace(series, start=first, end=last)

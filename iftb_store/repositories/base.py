@@ -36,7 +36,7 @@ def utc_now() -> datetime:
 
 
 def check_fields(value: object, model: type[T], field_checks: Mapping[str, Callable[[object, str], Any]]) -> T:
-    """Return a copy of a trade or position with normalised values.
+    """Return a copy of a trade or another record with normalised values.
 
     Raises:
         InvalidValueError: the object has another type, or a value cannot be stored.
@@ -120,13 +120,13 @@ class Repository:
             return await work(stores)
 
     async def _table(self, selection: RowFilter, decimals: object) -> pa.Table:
-        as_floats = _check_decimals(decimals)
+        as_floats = check_decimals(decimals)
         require_arrow()
         rows = await self._read(lambda stores: stores.read_rows(selection))
-        return await _to_floats(rows) if as_floats else rows
+        return await convert_to_floats(rows) if as_floats else rows
 
     def _stream(self, selection: RowFilter, batch_size: object, decimals: object) -> Stream[pa.RecordBatch]:
-        as_floats = _check_decimals(decimals)
+        as_floats = check_decimals(decimals)
         require_arrow()
         part = replace(selection, limit=checks.integer(batch_size, "batch_size", least=1))
         return Stream(self._batches(part, as_floats=as_floats))
@@ -134,26 +134,30 @@ class Repository:
     async def _batches(self, selection: RowFilter, *, as_floats: bool) -> AsyncGenerator[pa.RecordBatch]:
         async with self._stores(snapshot=True) as stores, aclosing(record_batches(stores, selection)) as batches:
             async for batch in batches:
-                yield await _to_floats(batch) if as_floats else batch
+                yield await convert_to_floats(batch) if as_floats else batch
 
     def _now(self) -> datetime:
         return checks.utc(self._clock(), "the clock's time")
 
 
-def _check_decimals(decimals: object) -> bool:
+def check_decimals(decimals: object) -> bool:
+    """Return whether decimals are read as floats; raise InvalidValueError for an unknown word."""
     return checks.optional_choice(decimals, "decimals", get_args(ReadDecimals)) is not None
 
 
-async def _to_floats(rows: Any) -> Any:
-    from iftb_store.batches.arrow import to_floats
+async def convert_to_floats(rows: Any) -> Any:
+    """Return the rows of an Arrow table or record batch with their decimals as floats."""
+    from iftb_store.batches import arrow
 
-    return await asyncio.to_thread(to_floats, rows)
+    return await asyncio.to_thread(arrow.to_floats, rows)
 
 
 class AccountRepository(Repository):
     """Base class of the repositories of records; a repository can be that of one account."""
 
     _scanned: ClassVar[TableSpec]
+    #: The column by which rows of all exchanges are ordered after the exchange.
+    _second: ClassVar[str] = "symbol"
 
     def __init__(
         self, session: Session | AsyncSession | ConnectedStore, *, account: str | None = None, clock: Clock = utc_now
@@ -219,7 +223,7 @@ class AccountRepository(Repository):
         return "" if self._account is None else f" of the account {show(self._account)}"
 
     async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
-        """Return the selected rows by time; those of all exchanges, oldest first, by exchange and symbol, then time."""
+        """Return the selected rows by time; those of all exchanges, oldest first, by exchange and `_second`, then time."""
 
         async def read(stores: Stores) -> list[Any]:
             selected = await stores.records.select(rows, descending=descending)
@@ -228,7 +232,7 @@ class AccountRepository(Repository):
             return selected
 
         found = await self._read(read)
-        return found if descending or "exchange" in rows.equal else sort_by_exchange(found)
+        return found if descending or "exchange" in rows.equal else sort_by_exchange(found, self._second)
 
     def _check_kept(self, capabilities: frozenset[Capability]) -> None:
         if Capability.RECORDS not in capabilities:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet
 
 from iftb_store.abilities import SupportsExchanges
@@ -19,8 +18,6 @@ from iftb_store.values.display import show
 
 #: The exchange of a call that names none.
 DEFAULT_EXCHANGE = "binance"
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 # the backends, one for each manager, for which the warning was logged
@@ -39,9 +36,12 @@ def check_one_exchange(exchange: object, method: str) -> str:
     return checks.name_text(exchange, "exchange")
 
 
-def sort_by_exchange(rows: Iterable[T]) -> list[T]:
-    """Sort rows, which are already ordered by time, by exchange, symbol and time; text is compared by its bytes."""
-    return sorted(rows, key=attrgetter("exchange", "symbol"))
+def sort_by_exchange(rows: Iterable[Any], second: str = "symbol") -> list[Any]:
+    """Sort rows, which are already ordered by time, by exchange, the column ``second`` and time; text is compared by its bytes.
+
+    Rows that have None in the column come first.
+    """
+    return sorted(rows, key=lambda row: (row.exchange, getattr(row, second) or ""))
 
 
 async def find_exchanges(stores: Stores, series: RowFilter) -> list[str]:

@@ -7,7 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from iftb_store.errors import FillConflictError, InvalidValueError
+from iftb_store.analytics.fills import check_fill_quantity
+from iftb_store.errors import FillConflictError
 from iftb_store.models import Fill
 from iftb_store.repositories.base import RecordRepository
 from iftb_store.repositories.recorded import RecordedRepository
@@ -48,7 +49,6 @@ class FillRepository(RecordedRepository, RecordRepository):
     _noun = "fills"
     _checks = FILL_CHECKS
     _conflict_error = FillConflictError
-    _second = "symbol"
     _optional: ClassVar[Mapping[str, Any]] = {
         **dict.fromkeys(("trade_id", "order_id", "fee_currency", "liquidity")),
         "fee": Decimal(0),
@@ -232,8 +232,7 @@ class FillRepository(RecordedRepository, RecordRepository):
 
     def _check(self, row: object) -> Fill:
         checked: Fill = super()._check(row)
-        if checked.quantity <= 0:
-            raise InvalidValueError(f"quantity {checked.quantity} of a fill is not above 0; side says whether it bought or sold")
+        check_fill_quantity(checked)
         return checked
 
     def _describe(self, row: Fill) -> str:

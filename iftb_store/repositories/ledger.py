@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from iftb_store.errors import LedgerConflictError
 from iftb_store.models import LedgerEntry
+from iftb_store.protocols import Stores
 from iftb_store.repositories.recorded import RecordedRepository
 from iftb_store.repositories.streams import Stream
 from iftb_store.schema.row_checks import LEDGER_CHECKS
@@ -57,7 +58,6 @@ class LedgerRepository(RecordedRepository):
         "external_id": lambda value, name: checks.short_name(uuid4().hex if value is None else value, name),
     }
     _conflict_error = LedgerConflictError
-    _second = "symbol"
     _optional: ClassVar[Mapping[str, Any]] = {**dict.fromkeys(("symbol", "trade_id", "external_id", "details")), "account": ""}
 
     async def record(self, entry: LedgerEntry) -> bool:
@@ -186,12 +186,17 @@ class LedgerRepository(RecordedRepository):
         """
         values = {"kind": kind, "currency": currency, "symbol": symbol, "trade_id": trade_id}
         window = self._limit(self._choose(exchange, account, values), start, end)
-        sums: dict[tuple[str, LedgerKind], Decimal] = {}
-        async with aclosing(self._read_lists(window, _BATCH)) as batches:
-            async for batch in batches:
-                for entry in batch:
-                    place = entry.currency, entry.kind
-                    sums[place] = CONTEXT.add(sums.get(place, Decimal(0)), entry.amount)
+
+        async def add_up(stores: Stores) -> dict[tuple[str, LedgerKind], Decimal]:
+            sums: dict[tuple[str, LedgerKind], Decimal] = {}
+            async with aclosing(self._split_lists(stores, window, _BATCH)) as lists:
+                async for entries in lists:
+                    for entry in entries:
+                        place = entry.currency, entry.kind
+                        sums[place] = CONTEXT.add(sums.get(place, Decimal(0)), entry.amount)
+            return sums
+
+        sums = await self._read(add_up, snapshot=True)
         ordered: dict[str, dict[LedgerKind, Decimal]] = {}
         for (name, word), total in sorted(sums.items()):
             ordered.setdefault(name, {})[word] = trim_zeros(total)

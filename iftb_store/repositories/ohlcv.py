@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store._io.tasks import import_modules
+from iftb_store.analytics.states import move
 from iftb_store.batches.bars import FROM_CCXT, BarBatch, make_batch
 from iftb_store.errors import InvalidValueError
 from iftb_store.models import OHLCVBar, UpsertReport
 from iftb_store.protocols import Stores
 from iftb_store.registry import require_arrow
-from iftb_store.repositories.bar_reads import BarReader, select_window
+from iftb_store.repositories.bar_reads import select_window
+from iftb_store.repositories.coverage import CoverageReads
+from iftb_store.repositories.covered import find_coverage, remove_range, select_asked
 from iftb_store.repositories.duplicates import explain_duplicate
 from iftb_store.repositories.exchanges import check_one_exchange, warn_of_bars
 from iftb_store.values import checks
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     ArrowData: TypeAlias = pa.Table | pa.RecordBatch | pa.RecordBatchReader | Iterable[Any] | Any
 
 
-class OHLCVRepository(BarReader):
+class OHLCVRepository(CoverageReads):
     """Reads and writes OHLCV bars.
 
     A series consists of the bars with the same (exchange, symbol, timeframe). These three and the timestamp are the key of
@@ -77,12 +80,18 @@ class OHLCVRepository(BarReader):
         return len(listed)
 
     @overload
-    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False) -> int: ...
+    async def upsert_many(
+        self, bars: Sequence[OHLCVBar], *, report: Literal[False] = False, only_closed: bool = False
+    ) -> int: ...
 
     @overload
-    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: Literal[True]) -> UpsertReport: ...
+    async def upsert_many(
+        self, bars: Sequence[OHLCVBar], *, report: Literal[True], only_closed: bool = False
+    ) -> UpsertReport: ...
 
-    async def upsert_many(self, bars: Sequence[OHLCVBar], *, report: bool = False) -> int | UpsertReport:
+    async def upsert_many(
+        self, bars: Sequence[OHLCVBar], *, report: bool = False, only_closed: bool = False
+    ) -> int | UpsertReport:
         """Insert the new bars and overwrite the values of the bars that are already stored; write all bars or none.
 
         Repeated calls with the same bars are safe. A stored bar keeps its ``id`` and ``created_at``.
@@ -90,6 +99,8 @@ class OHLCVRepository(BarReader):
         Args:
             bars: the bars, in any order, of any number of series; if a key occurs several times, the last bar wins.
             report: whether to count what was inserted, updated and unchanged, which takes longer.
+            only_closed: leave out the bars whose period has not ended by the repository's clock, e.g. the newest candle of an
+                exchange.
 
         Returns:
             The number of distinct keys in the batch, changed or not; 0 for an empty list. With ``report``, an `UpsertReport`.
@@ -102,7 +113,10 @@ class OHLCVRepository(BarReader):
             await ohlcv.upsert_many(new_bars, report=True)  # -> UpsertReport(inserted=0, updated=0, unchanged=2)
         """
         checks.boolean(report, "report")
-        return await self._upsert(await make_batch(_bars(bars), self._now()), report=report)
+        listed, now = _bars(bars), self._now()
+        if checks.boolean(only_closed, "only_closed"):
+            listed = await asyncio.to_thread(lambda: [bar for bar in listed if not _is_open(bar, now)])
+        return await self._upsert(await make_batch(listed, now), report=report)
 
     async def _upsert(self, batch: BarBatch, *, report: bool) -> int | UpsertReport:
         counts: tuple[int, int] | None = None
@@ -121,6 +135,8 @@ class OHLCVRepository(BarReader):
     ) -> int:
         """Delete the bars of a series with start <= timestamp <= end, all or none; return the number of deleted bars.
 
+        In the same transaction, the window is taken from the series' coverage: its bars are "unknown" again, see `get_coverage`.
+
         Args:
             symbol: the symbol of the series.
             timeframe: the timeframe of the series, e.g. "1h".
@@ -138,9 +154,16 @@ class OHLCVRepository(BarReader):
             await ohlcv.delete_range("BTCUSDT", "1h", start, start + timedelta(hours=2))  # -> 3
         """
         window = select_window(symbol, timeframe, start, end, check_one_exchange(exchange, "delete_range"))
+        first, last = checks.utc(start, "start"), checks.utc(end, "end")
 
         async def work(stores: Stores) -> int:
+            coverage = find_coverage(stores)
+            if coverage is not None:
+                await coverage.lock(select_asked(window, None, None))
             deleted = await stores.bars.delete(window)
+            if coverage is not None:
+                # or the deleted bars would seem to be bars that the exchange did not give
+                await remove_range(coverage, window, first, last)
             if not deleted:
                 await warn_of_bars(self._backend, stores, window)
             return deleted
@@ -306,6 +329,16 @@ def _bars(bars: Sequence[OHLCVBar]) -> Sequence[OHLCVBar]:
         return list(bars)
     except TypeError as error:
         raise InvalidValueError(f"bars must be a list of OHLCVBar, not {type_name(bars)}") from error
+
+
+def _is_open(bar: object, now: datetime) -> bool:
+    """Return whether the period of a bar ends after ``now``; False for what is no bar, which the write refuses."""
+    if not isinstance(bar, OHLCVBar):
+        return False
+    try:
+        return move(checks.utc(bar.timestamp, "timestamp"), check_timeframe(bar.timeframe), 1) > now
+    except InvalidValueError:
+        return False
 
 
 async def _insert(stores: Stores, batch: BarBatch) -> None:

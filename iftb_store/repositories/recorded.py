@@ -1,15 +1,17 @@
-"""Base class of the repositories of money, whose rows are stored once and never change."""
+"""Base class of the repositories whose rows are stored once and never change: fills, the ledger and balances."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.errors import InvalidValueError, StoreError
+from iftb_store.protocols import Stores
 from iftb_store.registry import require_arrow
 from iftb_store.repositories.base import AccountRepository, check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_records
@@ -34,8 +36,6 @@ class RecordedRepository(AccountRepository):
     _noun: ClassVar[str]
     _checks: ClassVar[Mapping[str, Callable[[object, str], Any]]]
     _conflict_error: ClassVar[type[StoreError]]
-    #: The column by which rows of all exchanges are ordered after the exchange.
-    _second: ClassVar[str]
     #: The columns that an Arrow table may lack, and what they are then.
     _optional: ClassVar[Mapping[str, Any]]
 
@@ -60,8 +60,7 @@ class RecordedRepository(AccountRepository):
 
     async def _record(self, row: object) -> bool:
         checked = replace(self._check(row), created_at=self._now())
-        async with self._stores() as stores:
-            return await record_row(stores, self._scanned, checked, self._checks, self._conflict)
+        return await self._count(lambda stores: record_row(stores, self._scanned, checked, self._checks, self._conflict))
 
     async def _record_list(self, rows: object) -> list[bool]:
         model = self._scanned.model.__name__
@@ -88,8 +87,7 @@ class RecordedRepository(AccountRepository):
             keys.append(key)
         if not rows:
             return []
-        async with self._stores() as stores:
-            new = await record_rows(stores, self._scanned, rows, tuple(self._checks), self._conflict)
+        new = await self._count(lambda stores: record_rows(stores, self._scanned, rows, tuple(self._checks), self._conflict))
         found = list[bool]()
         for key in keys:
             found.append(key in new)
@@ -104,15 +102,6 @@ class RecordedRepository(AccountRepository):
         check_window(first, last)
         return await self._select(replace(self._choose(exchange, account, values), start=first, end=last))
 
-    async def _select(self, rows: RowFilter, *, descending: bool = False) -> list[Any]:
-        found = await super()._select(rows, descending=True)
-        if descending:
-            return found
-        found.reverse()
-        if "exchange" in rows.equal:
-            return found
-        return sorted(found, key=lambda row: (row.exchange, getattr(row, self._second) or ""))
-
     def _choose(self, exchange: object, account: object, values: Mapping[str, object]) -> RowFilter:
         """Return the filter of the rows of an exchange and account, and with the values that are not None."""
         equal = {name: self._checks[name](value, name) for name, value in values.items() if value is not None}
@@ -125,18 +114,18 @@ class RecordedRepository(AccountRepository):
         return replace(rows, start=first, end=last)
 
     async def _read_lists(self, window: RowFilter, size: int) -> AsyncGenerator[list[Any]]:
-        # a list begins at the last time of the one before, whose rows are left out
-        seen: set[int | None] = set()
-        async with self._stores(snapshot=True) as stores:
-            while batch := [
-                row for row in await stores.records.select(replace(window, limit=size + len(seen))) if row.id not in seen
-            ]:
-                last = getattr(batch[-1], window.table.time)
-                same = {row.id for row in batch if getattr(row, window.table.time) == last}
-                seen, window = (seen | same if last == window.start else same), replace(window, start=last)
-                yield batch
-            if not seen:
-                await warn_of_records(self._backend, stores, window)
+        async with self._stores(snapshot=True) as stores, aclosing(self._split_lists(stores, window, size)) as lists:
+            async for rows in lists:
+                yield rows
+
+    async def _split_lists(self, stores: Stores, window: RowFilter, size: int) -> AsyncGenerator[list[Any]]:
+        found = False
+        async with aclosing(read_lists(stores, window, size)) as lists:
+            async for rows in lists:
+                found = True
+                yield rows
+        if not found:
+            await warn_of_records(self._backend, stores, window)
 
     async def _write_table(self, data: ArrowData, given: Mapping[str, object], decimals: Decimals | None) -> int:
         checks.optional_choice(decimals, "decimals", get_args(Decimals))
@@ -155,3 +144,15 @@ class RecordedRepository(AccountRepository):
         required: dict[str, Any] = dict.fromkeys(name for name in self._checks if name not in self._optional)
         model = self._scanned.model
         return sum(await self._record_rows([model(**{**required, **row}) for row in rows], "row {}: ", 1))
+
+
+async def read_lists(stores: Stores, window: RowFilter, size: int) -> AsyncGenerator[list[Any]]:
+    """Yield the selected rows by time, then id, as lists of at most ``size``; none is empty."""
+    # a list begins at the last time of the one before, whose rows are left out
+    seen: set[int | None] = set()
+    time = window.table.time
+    while batch := [row for row in await stores.records.select(replace(window, limit=size + len(seen))) if row.id not in seen]:
+        last = getattr(batch[-1], time)
+        same = {row.id for row in batch if getattr(row, time) == last}
+        seen, window = (seen | same if last == window.start else same), replace(window, start=last)
+        yield batch

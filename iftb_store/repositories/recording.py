@@ -11,9 +11,12 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from iftb_store._io.tasks import import_modules
-from iftb_store.errors import operational_error
+from iftb_store.errors import InvalidValueError, operational_error
 from iftb_store.protocols import Stores
-from iftb_store.schema.table_spec import RowFilter, TableSpec
+from iftb_store.schema.row_checks import TRADE_CHECKS
+from iftb_store.schema.table_spec import TRADES, RowFilter, TableSpec
+from iftb_store.values.display import show
+from iftb_store.values.suggestions import suggest
 
 #: Returns the error for a stored row that differs from the given one in the named fields.
 MakeConflict = Callable[[Any, tuple[str, ...]], Exception]
@@ -49,13 +52,15 @@ async def record_row(stores: Stores, table: TableSpec, row: Any, fields: Iterabl
 
     Raises:
         Exception: the result of ``conflict``, if a row with the same key differs in one of the ``fields``.
+        TransientError: a row with the same key is stored, but the session does not see it.
     """
     try:
         await stores.records.insert(table, row)
-    except IntegrityError:
+    except IntegrityError as error:
         found = await stores.records.select(_select_key(table, read_key(table, row)))
         if not found:
-            raise
+            # e.g. after the snapshot of this transaction, or deleted again
+            raise operational_error("another session has stored the same row", error, transient=True) from error
         if differing := list_differing_fields(found[0], row, fields):
             raise conflict(row, differing) from None
         return False
@@ -128,3 +133,14 @@ def _select(table: TableSpec, rows: Mapping[RowKey, Any], *, by_key: bool) -> li
 
 def _select_key(table: TableSpec, key: RowKey) -> RowFilter:
     return RowFilter(table, dict(zip(table.unique, key, strict=True)))
+
+
+def check_field_names(changes: dict[str, Any]) -> None:
+    """Raise InvalidValueError if a field of a trade to change does not exist or is set by the store."""
+    for name in (name for name in changes if name not in TRADE_CHECKS):
+        if name in TRADES.columns:
+            raise InvalidValueError(f"{name} is set by the store and cannot be changed")
+        settable = [field for field in TRADE_CHECKS if field != "trade_id"]
+        raise InvalidValueError(
+            f"a trade has no field {show(name)}; {suggest(name, settable)}the fields that can be set are {', '.join(settable)}"
+        )

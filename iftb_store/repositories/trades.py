@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -20,6 +19,7 @@ from iftb_store.protocols import Stores
 from iftb_store.repositories.applied_fills import FillApplier
 from iftb_store.repositories.base import check_fields
 from iftb_store.repositories.exchanges import select_exchange, warn_of_others, warn_of_records
+from iftb_store.repositories.recording import check_field_names, list_differing_fields
 from iftb_store.schema.row_checks import TRADE_CHECKS
 from iftb_store.schema.scope import check_window
 from iftb_store.schema.table_spec import TRADES, RowFilter
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # the backends, one for each manager, for which a trade was logged that is closed without its exit
 _logged: WeakSet[Any] = WeakSet()
+# the values of an open trade
+_OPEN: dict[str, Any] = {"action": "open", "realized_pnl": None}
 
 
 class TradeRepository(FillApplier):
-    """Reads and writes trades; the bot assigns each trade a unique ``trade_id``, and the store assigns ``id``.
+    """Reads and writes trades; the bot assigns each a ``trade_id``, unique in all accounts, and the store assigns ``id``.
 
     The quantity of a trade is above 0; its side gives the direction. A closed trade may lack exit_price or realized_pnl, as some
     exchanges report them later; a warning is logged when the first such trade is stored, once for each manager.
 
     Decimals are rounded half-even to 18 places. Naive times are UTC, and returned times are aware UTC. With a manager, each call
     is a separate transaction; with a session, the writes are committed at the session's end.
-
-    A trade_id is unique among the trades of all accounts.
 
     If a read finds nothing on the default exchange, binance, but another exchange has trades that match, a warning is logged,
     once for each manager.
@@ -129,7 +129,7 @@ class TradeRepository(FillApplier):
                 if not found:
                     raise
         stored: Trade = found[0]
-        differing = tuple(name for name in TRADE_CHECKS if not _same(getattr(stored, name), getattr(checked, name)))
+        differing = list_differing_fields(stored, checked, TRADE_CHECKS)
         if differing:
             raise TradeConflictError(
                 f"a trade with trade_id {show(checked.trade_id)} is already stored (id {stored.id}) with another "
@@ -160,7 +160,7 @@ class TradeRepository(FillApplier):
         """
         number = checks.integer(trade_id, "trade_id (the id that insert returned)")
         changes = cast("dict[str, Any]", kwargs)
-        _check_field_names(changes)
+        check_field_names(changes)
         checked = {name: check(changes[name], name) for name, check in TRADE_CHECKS.items() if name in changes}
         if "quantity" in checked:
             checks.check_quantity(checked["quantity"], "a trade")
@@ -241,7 +241,7 @@ class TradeRepository(FillApplier):
             # after a restart, whatever the exchange
             [trade.trade_id for trade in await trades.get_open(exchange=None)]  # -> ['T-2']
         """
-        return await self._select(self._filter(filters, symbol, side, exchange, {"action": "open", "realized_pnl": None}))
+        return await self._select(self._filter(filters, symbol, side, exchange, _OPEN))
 
     async def get_range(
         self,
@@ -278,25 +278,47 @@ class TradeRepository(FillApplier):
         check_window(first, last)
         return await self._select(replace(self._filter(filters, symbol, side, exchange), start=first, end=last))
 
-    async def get_recent(self, limit: int = 100, **filters: Unpack[TradeFilters]) -> list[Trade]:
-        """Return the newest trades of all exchanges, ordered by entry_time, then id; newest first.
+    async def get_recent(
+        self,
+        limit: int = 100,
+        *,
+        symbol: str | None = None,
+        side: Side | None = None,
+        exchange: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        only_open: bool = False,
+        **filters: Unpack[TradeFilters],
+    ) -> list[Trade]:
+        """Return the newest trades, ordered by entry_time, then id; newest first.
 
         Args:
             limit: the maximum number of trades, at least 1.
+            symbol: only trades of this symbol; None: of all.
+            side: only long or only short trades; None: both.
+            exchange: only trades of this exchange; None (the default of this method): of all exchanges.
+            start: only trades with this entry_time or a later one; naive times are UTC. None: no limit.
+            end: only trades with this entry_time or an earlier one. None: no limit.
+            only_open: whether to return only open trades, as `get_open` defines them.
             **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The trades, open and closed; empty if there are none.
 
         Raises:
-            InvalidValueError: limit is below 1, or a value is one that no trade can have.
+            InvalidValueError: limit is below 1, start is after end, or a value is one that no trade can have.
 
         Example:
             [trade.trade_id for trade in await trades.get_recent(limit=2)]  # -> ['T-2', 'T-1']
             [trade.trade_id for trade in await trades.get_recent(tag="breakout")]  # -> ['T-1']
         """
         count = checks.integer(limit, "limit", least=1)
-        selection = replace(self._filter(filters, exchange=None), limit=count)
+        equal = _OPEN if checks.boolean(only_open, "only_open") else None
+        first, last = checks.optional(checks.utc, start, "start"), checks.optional(checks.utc, end, "end")
+        if first is not None and last is not None:
+            check_window(first, last)
+        chosen = self._filter(filters, symbol, side, exchange, equal)
+        selection = replace(chosen, start=first, end=last, limit=count)
         return await self._read(lambda stores: stores.records.select(selection, descending=True))
 
     async def get_by_symbol(
@@ -375,15 +397,17 @@ class TradeRepository(FillApplier):
         starting_balance: Decimal | None = None,
         fees: Fees = "apart",
         tz: tzinfo = UTC,
+        currency: str | None = None,
+        **filters: Unpack[TradeFilters],
     ) -> PerformanceReport:
         """Return the performance of the trades that were closed in a time window: exact figures, and None where one is undefined.
 
         A trade counts if its realized_pnl is set, whatever its action, and it was closed in the window: at its exit_time, or at
         its updated_at, if it has no exit_time. `iftb_store.PerformanceReport` defines every figure. The sums take every
-        realized_pnl for the same currency: if pairs in BTC and in USDT are stored, name a symbol. There is no column for
-        funding: a bot adds it to the fee, negative if received, or to realized_pnl.
+        realized_pnl for the same currency: if pairs in BTC and in USDT are stored, name a symbol. The funding that the ledger
+        has is reported apart, and added to nothing.
 
-        All trades of the exchange are read, in one statement, hence from one snapshot, and the figures are computed in a thread.
+        All is read from one snapshot, if the engine has snapshots, and the figures are computed in a thread.
 
         Args:
             start: start of the time window, inclusive; naive times are UTC. None: the earliest entry_time or
@@ -392,11 +416,13 @@ class TradeRepository(FillApplier):
             exchange: only trades of this exchange; None: of all exchanges.
             symbol: only trades of this symbol; None: of all.
             side: only long or only short trades; None: both.
-            starting_balance: the balance at the start, above 0; without it, figures that need one are None, e.g. the Sharpe
-                ratio; pnl_sharpe is there without it.
+            starting_balance: the balance at the start, above 0; None: that of the stored snapshots of balances. Without either,
+                figures that need one are None, e.g. the Sharpe ratio; pnl_sharpe is there without it.
             fees: what the stored realized_pnl is: "apart": before fees, and the net result is realized_pnl - fee; "included":
                 fees are subtracted already, and realized_pnl is the net result.
             tz: the time zone of the days, weekdays and hours, e.g. ``zoneinfo.ZoneInfo("Europe/Berlin")``.
+            currency: the currency of the snapshots to use, e.g. USDT; None: any, if all are of one currency.
+            **filters: account, strategy, exit_reason and tag: only trades with these values; see `iftb_store.TradeFilters`.
 
         Returns:
             The report; without trades the counts and sums are 0, the lists are empty, and all else is None.
@@ -408,15 +434,23 @@ class TradeRepository(FillApplier):
             report = await trades.get_performance(starting_balance=Decimal(100))
             (report.total_trades, report.net_pnl, report.final_balance)  # -> (1, Decimal('0.725'), Decimal('100.725'))
             report.profit_factor is None  # -> True
+            (await trades.get_performance(tag="breakout")).by_tag["breakout"].net_pnl  # -> Decimal('0.725')
         """
         from iftb_store.repositories.performance import make_scope, read_performance
 
-        scope = make_scope(start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, fees=fees, tz=tz)
-        async with self._stores() as stores:
+        selection = self._filter(filters, symbol, side, exchange)
+        given: dict[str, Any] = {**filters, "account": selection.equal.get("account"), "fees": fees, "tz": tz}
+        scope = make_scope(
+            start, end, exchange, symbol=symbol, side=side, starting_balance=starting_balance, currency=currency, **given
+        )
+
+        async def read(stores: Stores) -> PerformanceReport:
             report = await read_performance(stores, scope)
             if not report.total_trades:
-                await warn_of_records(self._backend, stores, self._filter({}, exchange=exchange, symbol=symbol, side=side))
-        return report
+                await warn_of_records(self._backend, stores, selection)
+            return report
+
+        return await self._read(read, snapshot=True)
 
     def _log_incomplete(self, trade: Trade) -> None:
         """Log a warning, once for each manager, if a trade is closed without its exit_price or realized_pnl."""
@@ -465,20 +499,3 @@ async def _find_realized(stores: Stores, since: datetime, selection: RowFilter) 
     equal = {name: value for name, value in selection.equal.items() if name != "exchange"}
     found = await stores.records.get_totals(since, replace(selection, equal=equal))
     return "other exchanges" if found.trades else None
-
-
-def _same(stored: object, given: object) -> bool:
-    # JSON is compared as text, because in Python True == 1, although JSON distinguishes true from 1
-    if isinstance(stored, dict) and isinstance(given, dict):
-        return json.dumps(stored, sort_keys=True) == json.dumps(given, sort_keys=True)
-    return stored == given
-
-
-def _check_field_names(changes: dict[str, Any]) -> None:
-    for name in (name for name in changes if name not in TRADE_CHECKS):
-        if name in TRADES.columns:
-            raise InvalidValueError(f"{name} is set by the store and cannot be changed")
-        settable = [field for field in TRADE_CHECKS if field != "trade_id"]
-        raise InvalidValueError(
-            f"a trade has no field {show(name)}; {suggest(name, settable)}the fields that can be set are {', '.join(settable)}"
-        )

@@ -14,7 +14,7 @@ VERSION_TABLE = "iftb_store_version"
 
 #: Every revision that this version of the package knows, oldest first. They are listed here because reading them from the
 #: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 HEAD = REVISIONS[-1]
 #: A table and the column that the newest revision added to it: tables without a recorded revision are older if it is missing.
 NEWEST_COLUMN = ("trades", "account")
@@ -31,6 +31,7 @@ OUR_TABLES = (
     "fills",
     "ledger_entries",
     "balance_snapshots",
+    "coverage",
     VERSION_TABLE,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import Enum
@@ -117,6 +118,14 @@ class TableSpec:
         """The kind of values of each column, by the name of the column."""
         return {name: spec.kind for name, spec in self.specs.items()}
 
+    def has_columns(self, names: Set[str]) -> bool:
+        """Return whether these are the names of all columns, as the table has them now or had them at an earlier revision."""
+        lacking = {name: self.specs[name].since for name in self.columns if name not in names}
+        if not names <= {*self.columns} or None in lacking.values():
+            return False
+        first = min(map(str, lacking.values()), default=None)
+        return first is None or {*lacking} == {name for name, spec in self.specs.items() if (spec.since or "") >= first}
+
     @property
     def has_own_ids(self) -> bool:
         """Whether the id identifies a row; False for bars, whose ids and created_at each store assigns itself."""
@@ -182,6 +191,29 @@ class BarDigest:
     checked_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class AskedRange:
+    """A range of bars of one series that was asked for, as the table ``coverage`` keeps it.
+
+    Attributes:
+        exchange: the exchange of the series.
+        symbol: the symbol of the series.
+        timeframe: the timeframe of the series.
+        first: the opening time of the first bar of the range, UTC.
+        last: the opening time of its last bar.
+        asked_at: when the range was asked for, UTC; of ranges that were merged, the oldest of these times.
+        source: what gave the bars, e.g. "fetch", "stream" or "file:NAME".
+    """
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    first: datetime
+    last: datetime
+    asked_at: datetime
+    source: str
+
+
 BARS = TableSpec("ohlcv", OHLCVBar, "timestamp", ("exchange", "symbol", "timeframe", "timestamp"))
 TRADES = TableSpec("trades", Trade, "entry_time", ("id",), ("trade_id",), ("trade_id",), ("trade_id",))
 # created_at is the identity of a position, because update_position may change every other column of an open position
@@ -211,10 +243,12 @@ _BALANCE_KEY = ("exchange", "account", "currency", "timestamp")
 BALANCES = TableSpec(
     "balance_snapshots", BalanceSnapshot, "timestamp", ("id",), _BALANCE_KEY, _BALANCE_KEY, _BALANCE_KEY, since="0004"
 )
-# no table of users' data, so it is not in `iftb_store.schema.scope.TABLES`
+# these two are no tables of users' data, so they are not in `iftb_store.schema.scope.TABLES`; a copy of bars takes their coverage
+# with it
 DIGESTS = TableSpec("bar_digests", BarDigest, "day", (*SERIES, "day"))
+COVERAGE = TableSpec("coverage", AskedRange, "first", (*SERIES, "first"), since="0005")
 
-_ALL = (BARS, TRADES, POSITIONS, EVENTS, FILLS, LEDGER, BALANCES, DIGESTS)
+_ALL = (BARS, TRADES, POSITIONS, EVENTS, FILLS, LEDGER, BALANCES, DIGESTS, COVERAGE)
 #: The columns of each table of iftb-store. FILLED_COLUMNS are the names of the columns that the store sets.
 OUR_COLUMNS = {table.name: table.columns for table in _ALL} | {VERSION_TABLE: ("version_num",)}
 FILLED_COLUMNS = frozenset(name for table in _ALL for name, spec in table.specs.items() if spec.kept)

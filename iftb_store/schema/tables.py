@@ -329,6 +329,21 @@ class BarDigestRow(Base, table=True):
     checked_at: datetime = _time("checked_at")
 
 
+class CoverageRow(Base, table=True):
+    """The table of the ranges of bars that were asked for; its rows need no id, and the key's index serves every read."""
+
+    __tablename__ = "coverage"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (sa.PrimaryKeyConstraint("exchange", "symbol", "timeframe", "first", name="pk_coverage"),)
+
+    exchange: str = _key("exchange")
+    symbol: str = _key("symbol")
+    timeframe: str = _key("timeframe", choices=TIMEFRAMES)
+    first: datetime = _time("first")
+    last: datetime = _time("last")
+    asked_at: datetime = _time("asked_at")
+    source: str = _text("source")
+
+
 for _table in Base.metadata.tables.values():
     for _column in _table.columns:
         # the timeframe has no constraint, so that a new timeframe needs no migration

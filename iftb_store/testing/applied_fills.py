@@ -151,6 +151,15 @@ class FillFigureTests(SuiteFixtures):
         summary = await TradeRepository(db).apply_fills("TRD-001", quote_currency="USD")
         assert (summary.fee, summary.other_fees, (await _read(db)).fee) == (Decimal(0), {"USDT": Decimal("0.1")}, Decimal(0))
 
+    @pytest.mark.parametrize("symbol", ["BTC/USDT:USDT", "BTC-USDT", "BTC-USDT-SWAP", "BTC_USDT", "BTCUSDT"])
+    async def test_the_quote_currency_is_that_of_the_symbol(self, db: DatabaseManager, symbol: str) -> None:
+        fees = [("0.1", "USDT"), ("0.001", "BTC")]
+        fills = _list([("buy", "100", "1")] * 2, symbol=symbol)
+        for item, (fee, currency) in zip(fills, fees, strict=True):
+            item.fee, item.fee_currency = Decimal(fee), currency
+        found, summary = await _apply(db, fills, symbol=symbol)
+        assert (found.fee, summary.other_fees) == (Decimal("0.1"), {"BTC": Decimal("0.001")})
+
     async def test_a_rebate_reduces_the_fee(self, db: DatabaseManager) -> None:
         fills = _list([("buy", "100", "1"), ("buy", "100", "1")])
         fills[0].fee, fills[1].fee = Decimal("0.1"), Decimal("-0.15")
@@ -186,7 +195,8 @@ class ApplyFillsTests(SuiteFixtures):
         await TradeRepository(db).insert(trade())
         for item in reversed(fills):
             await FillRepository(db).record(item)
-            summary = await TradeRepository(db).apply_fills("TRD-001")
+            await TradeRepository(db).apply_fills("TRD-001")
+        summary = await TradeRepository(db).apply_fills("TRD-001")
         assert (summary.realized_pnl, summary.entry_price, summary.excess) == (Decimal(20), Decimal(110), Decimal(0))
         assert await TradeRepository(db).apply_fills("TRD-001") == summary
 
@@ -261,24 +271,23 @@ class ApplyFillsTests(SuiteFixtures):
 class AppliedAtOnceTests(SuiteFixtures):
     """Tasks and managers that record and apply fills of one trade at once lose none of them."""
 
-    async def _check(self, db: DatabaseManager, count: int) -> None:
-        found = await _read(db)
-        assert (found.fee, found.quantity) == (Decimal("0.1") * count, Decimal(count)), (
-            "no fill may be lost, and none count twice"
-        )
-
-    async def test_ten_tasks_that_apply_at_once_lose_no_fee(self, db: DatabaseManager) -> None:
+    @pytest.mark.parametrize("reads", [False, True], ids=["at once", "after a read"])
+    async def test_sixteen_tasks_that_apply_at_once_lose_no_fee(self, db: DatabaseManager, reads: bool) -> None:
         await TradeRepository(db).insert(trade())
-        fills = _list([("buy", "100", "1")] * 10, fee=Decimal("0.1"))
+        fills = _list([("buy", "100", "1")] * 16, fee=Decimal("0.1"))
 
         async def book(item: Fill) -> None:
             async with db.get_session() as session:
+                if reads:
+                    # what a session has read before must not decide what apply_fills reads
+                    assert await TradeRepository(session).get_by_trade_id("TRD-001") is not None
+                    await FillRepository(session).get_by_trade("TRD-001")
                 await FillRepository(session).record(item)
                 await TradeRepository(session).apply_fills("TRD-001")
 
         await asyncio.gather(*map(book, fills))
-        await _check_booked(db, 10)
-        assert len(await FillRepository(db).get_by_trade("TRD-001")) == 10
+        await _check_booked(db, 16)
+        assert len(await FillRepository(db).get_by_trade("TRD-001")) == 16
 
     async def test_fills_recorded_and_applied_in_calls_of_their_own_are_not_lost(self, db: DatabaseManager, url: str) -> None:
         await TradeRepository(db).insert(trade())

@@ -15,7 +15,10 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import (
+    BalanceRepository,
     DatabaseManager,
+    FillRepository,
+    LedgerRepository,
     OHLCVBar,
     OHLCVRepository,
     Position,
@@ -25,7 +28,7 @@ from iftb_store import (
 )
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.model import Duplicate, Number, State
+from iftb_store.testing.model_state import Duplicate, Number, State
 from iftb_store.testing.model_values import unlike
 from iftb_store.testing.rows import delete_bars
 from iftb_store.testing.samples import Clock
@@ -38,8 +41,11 @@ _REPOSITORIES = {
     "trades": TradeRepository,
     "positions": PositionRepository,
     "events": SystemEventRepository,
+    "fills": FillRepository,
+    "ledger": LedgerRepository,
+    "balances": BalanceRepository,
 }
-_TABLES = ("ohlcv", "trades", "positions", "system_events")
+_TABLES = ("ohlcv", "trades", "positions", "system_events", "fills", "ledger_entries", "balance_snapshots")
 # added to the model's number of a row that was rolled back, to get an id that no row of the engine has
 _NOBODY = 10**15
 _NUMBER = re.compile(r"<(\w+) (\d+)>")
@@ -159,7 +165,7 @@ class Engine:
 
         Row counts of all tables are compared, and all positions, including closed ones.
         """
-        counts = [len(state.bars), len(state.trades), len(state.positions), len(state.events)]
+        counts = [len(getattr(state, item.name)) for item in fields(state)]
         if (found := [await raw.count(self._manager, table) for table in self._tables]) != counts[: len(self._tables)]:
             return f": {found} rows of {', '.join(self._tables)} instead of {counts}"
         if not self.keeps_records:

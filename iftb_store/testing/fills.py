@@ -6,14 +6,15 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, Fill, FillConflictError, FillRepository, InvalidValueError
+from iftb_store import DatabaseManager, Fill, FillConflictError, FillRepository, InvalidValueError, Session
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
-from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, interrupted, requires
+from iftb_store.testing.fixtures import SuiteFixtures, assert_refused, interrupted, needs, requires
 from iftb_store.testing.samples import HOUR, INDIA, LARGEST, NOW, T0, Clock, as_given, fill, full_fill
 
 _REFUSED: list[tuple[str, Any]] = [
@@ -84,10 +85,11 @@ class RecordFillTests(SuiteFixtures):
 
     async def test_a_fill_recorded_twice_is_stored_once(self, db: DatabaseManager) -> None:
         repository = FillRepository(db)
-        assert [await repository.record(full_fill()) for _ in range(3)] == [True, False, False]
+        rule = "an equal fill must be stored once"
+        assert [await repository.record(full_fill()) for _ in range(3)] == [True, False, False], rule
         india = full_fill().timestamp.astimezone(INDIA)
-        assert await repository.record(replace(full_fill(), price=Decimal("3000.50"), timestamp=india, id=7)) is False
-        assert await raw.count(db, "fills") == 1
+        assert await repository.record(replace(full_fill(), price=Decimal("3000.50"), timestamp=india, id=7)) is False, rule
+        assert await raw.count(db, "fills") == 1, rule
 
     @pytest.mark.parametrize(("field", "value"), _OTHER)
     async def test_a_fill_with_another_value_is_refused_by_its_name(self, db: DatabaseManager, field: str, value: Any) -> None:
@@ -130,6 +132,21 @@ class RecordFillTests(SuiteFixtures):
         repository = FillRepository(db)
         outcomes = await asyncio.gather(*(repository.record(fill()) for _ in range(8)))
         assert sorted(outcomes) == [False] * 7 + [True]
+
+    async def test_a_fill_stored_after_a_transactions_snapshot_is_no_error(self, db: DatabaseManager) -> None:
+        needs(db, Capability.PARALLEL_WRITERS)
+        needs(db, Capability.ISOLATION)
+        attempts = count(1)
+
+        async def work(session: Session) -> bool:
+            repository = FillRepository(session)
+            assert await repository.get_by_trade("T-9") == []
+            if next(attempts) == 1:
+                await FillRepository(db).record(fill())
+            return await repository.record(fill())
+
+        assert await db.run(work, isolation="repeatable read") is False
+        assert await raw.count(db, "fills") == 1
 
     async def test_a_fill_that_cannot_be_stored_is_refused_by_name(self, db: DatabaseManager) -> None:
         repository = FillRepository(db)
@@ -216,8 +233,9 @@ class ReadFillsTests(SuiteFixtures):
     async def test_a_repository_of_an_account_reads_and_writes_its_fills(self, db: DatabaseManager) -> None:
         await _store_fills(db)
         repository = FillRepository(db, account="bot-a")
-        assert _ids(await repository.get_by_trade("T-1")) == ["c"]
-        assert _ids(await repository.get_range(T0, T0 + 2 * HOUR, exchange=None)) == ["d", "c"]
+        rule = "a repository of an account must see its own rows only"
+        assert _ids(await repository.get_by_trade("T-1")) == ["c"], rule
+        assert _ids(await repository.get_range(T0, T0 + 2 * HOUR, exchange=None)) == ["d", "c"], rule
         assert await repository.record(fill("a", trade_id="T-1")) is True
         assert await repository.record_many([fill("a", trade_id="T-1", account="bot-a"), fill("e")]) == [False, True]
         assert [item.account for item in await repository.get_by_trade("T-1")] == ["bot-a"] * 2

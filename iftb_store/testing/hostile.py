@@ -26,6 +26,7 @@ import iftb_store
 from iftb_store import (
     BalanceSnapshot,
     DatabaseManager,
+    Fill,
     InvalidValueError,
     LedgerEntry,
     OHLCVBar,
@@ -56,6 +57,7 @@ _MODELS = {
     "OHLCVBar": OHLCVBar,
     "Trade": Trade,
     "Position": Position,
+    "Fill": Fill,
     "LedgerEntry": LedgerEntry,
     "BalanceSnapshot": BalanceSnapshot,
 }
@@ -394,10 +396,7 @@ METHODS: dict[str, Attempt] = {
 
 
 def public_parameters() -> dict[str, tuple[str, ...]]:
-    """Return the parameters of each public function and method of `iftb_store`, by its name.
-
-    Functions and methods without parameters are left out.
-    """
+    """Return the parameters of each public function and method of `iftb_store` that has some, by its name."""
     found = ((name, _parameters(function)) for name, function in _FUNCTIONS.items())
     return {name: parameters for name, parameters in found if parameters}
 
@@ -473,7 +472,7 @@ class HostileTests(SuiteFixtures):
     @pytest.mark.parametrize("method", METHODS)
     async def test_hostile_input_is_stored_as_it_is_or_refused(self, db: DatabaseManager, url: str, method: str) -> None:
         keeps_records = Capability.RECORDS in db.capabilities
-        if method.startswith(("Trade", "Position", "SystemEvent", "Ledger", "Balance")):
+        if method.startswith(("Trade", "Position", "SystemEvent", "Fill", "Ledger", "Balance")):
             needs(db, Capability.RECORDS)
         await OHLCVRepository(db).insert_many([bar()])
         last = [trade()]

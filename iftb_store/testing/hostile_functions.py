@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from iftb_store import DatabaseManager, MissingDriverError, NotConnectedError, URLError, check_timeframe
+from iftb_store.exchange.fill import fill
 from iftb_store.files.export import export_table
 from iftb_store.files.import_files import RefusedFilesError, import_files
 from iftb_store.html_report.functions import report
 from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
+from iftb_store.protocols import Capability
 from iftb_store.registry import find_backend
+from iftb_store.testing.fixtures import needs
 from iftb_store.testing.hostile_values import Attempt, Try
+from iftb_store.testing.samples import T0
 from iftb_store.transfer.functions import copy, restore, verify
 
 _CANDLES = "timestamp,open,high,low,close,volume\n"
@@ -49,6 +53,21 @@ def _between_stores(function: Callable[..., Awaitable[Any]], **given: Any) -> At
         return 0
 
     return attempt
+
+
+async def _fill(one: Try) -> int:
+    needs(one.db, Capability.RECORDS)
+    if one.parameter in ("progress", "fetch", "clock") and callable(one.value):
+        return 0
+
+    async def fetch(symbol: str, timeframe: str, since: int, limit: int) -> list[Any]:
+        return []
+
+    # the window may begin in the year 1
+    given = {"symbol": "another", "timeframe": "1h", "start": T0, "end": T0, "fetch": fetch, "limit": 10**9}
+    filled = await fill(**one.changed(db=one.db, exchange="another", **given))
+    assert filled.inserted == 0
+    return 0
 
 
 async def _restore(one: Try) -> int:
@@ -110,6 +129,7 @@ METHODS: dict[str, Attempt] = {
     "restore": _restore,
     "export_table": _export,
     "import_files": _import,
+    "fill": _fill,
     "report": _report,
     "check_timeframe": _check_timeframe,
     "partition_bars": _of_partitions(partition_bars),

@@ -1,17 +1,22 @@
-"""Calls of the ledger and of balances with one hostile value; see `iftb_store.testing.hostile`."""
+"""Calls of fills, the ledger and balances with one hostile value; see `iftb_store.testing.hostile`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from iftb_store import BalanceRepository, LedgerRepository
+from iftb_store import BalanceRepository, FillRepository, FillSummary, LedgerRepository, TradeRepository, add_up_fills
 from iftb_store.testing.hostile_values import Attempt, Try
-from iftb_store.testing.samples import T0, balance, ledger_entry
+from iftb_store.testing.samples import T0, balance, fill, ledger_entry, trade
 
+_USUAL: dict[str, dict[str, Any]] = {
+    "get_range": {"start": T0, "end": T0, "exchange": "binance"},
+    "get_by_trade": {"trade_id": "T-1"},
+}
 _SETTABLE = ("kind", "currency", "symbol", "trade_id", "exchange", "account")
 
 
@@ -42,8 +47,7 @@ def _read(repository: Callable[..., Any], method: str, *names: str) -> Attempt:
     """Return an `Attempt` for a method that reads rows; it checks that these have the chosen values."""
 
     async def attempt(one: Try) -> int:
-        usual: dict[str, Any] = {"start": T0, "end": T0} if method == "get_range" else {}
-        arguments = one.changed(**usual, exchange="binance")
+        arguments = one.changed(**_USUAL.get(method, {"exchange": "binance"}))
         result = getattr(repository(one.session), method)(**arguments)
         if method.startswith("stream"):
             async with result as stream:
@@ -71,10 +75,35 @@ def _write_arrow(repository: Callable[..., Any]) -> Attempt:
     return attempt
 
 
+async def _apply_fills(one: Try) -> int:
+    trades = TradeRepository(one.session)
+    summary = await trades.apply_fills(**one.changed(trade_id=one.last[-1].trade_id))
+    assert summary == FillSummary()
+    if one.parameter != "quote_currency" or one.value is None:
+        return 0
+    name = f"A{one.number}"
+    await trades.insert(trade(name))
+    await FillRepository(one.session).record(fill(name, trade_id=name, fee=Decimal(1), fee_currency=one.value))
+    summary = await trades.apply_fills(name, quote_currency=one.value)
+    assert (summary.fee, summary.other_fees) == (Decimal(1), {}), "a fee in the quote currency was not added"
+    return 2
+
+
+async def _add_up_fills(one: Try) -> int:
+    given = {"fills": [one.argument(fill)], "side": "long"} if one.field else one.changed(fills=[fill()], side="long")
+    summary = add_up_fills(**given)
+    assert summary.quantity + summary.excess >= 0
+    return 0
+
+
 def find_methods(check: Callable[[Any, Any], None], create: Callable[..., Attempt]) -> dict[str, Attempt]:
     """Return the attempts; ``check`` compares a stored row with the given one, ``create`` makes the attempt of a constructor."""
-    found: dict[str, Attempt] = {}
+    found: dict[str, Attempt] = {"TradeRepository.apply_fills": _apply_fills, "add_up_fills": _add_up_fills}
     reads: dict[Any, dict[str, tuple[str, ...]]] = {
+        FillRepository: {
+            "get_by_trade": ("trade_id", "account"),
+            **dict.fromkeys(("get_range", "stream", "read_arrow", "stream_arrow"), ("symbol", "exchange", "account")),
+        },
         LedgerRepository: {
             "get_range": ("kind", "currency", "symbol", "trade_id", "exchange", "account"),
             "get_sums": (),
@@ -84,7 +113,12 @@ def find_methods(check: Callable[[Any, Any], None], create: Callable[..., Attemp
             ("get_range", "get_latest", "stream", "read_arrow", "stream_arrow"), ("currency", "exchange", "account")
         ),
     }
-    for repository, sample in ((LedgerRepository, ledger_entry), (BalanceRepository, balance)):
+    samples: dict[Any, Callable[..., Any]] = {
+        FillRepository: fill,
+        LedgerRepository: ledger_entry,
+        BalanceRepository: balance,
+    }
+    for repository, sample in samples.items():
         name = repository.__name__
         found[f"{name}.__init__"] = create(
             repository, lambda rows, number, sample=sample: rows.record(sample(exchange=f"C{number}"))

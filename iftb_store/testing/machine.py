@@ -20,11 +20,12 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from iftb_store import DatabaseManager, OHLCVBar, Position, StoreError, Trade
+from iftb_store import BalanceSnapshot, DatabaseManager, Fill, LedgerEntry, OHLCVBar, Position, StoreError, Trade
 from iftb_store.protocols import Capability
 from iftb_store.testing import programmes, samples
 from iftb_store.testing.engines import APP, CONTINUING, ENDINGS, Engine
-from iftb_store.testing.model import Duplicate, Model, Number
+from iftb_store.testing.model import Model
+from iftb_store.testing.model_state import Duplicate, Number
 
 _ARROW = find_spec("pyarrow") is not None
 #: Time limit of a call in seconds. No engine waits that long, so a call that takes longer hangs.
@@ -40,8 +41,11 @@ _WRITES = {
     "update_position",
     "close_position",
     "log_event",
+    "record_many",
+    "apply_fills",
 }
 _UNKNOWN = 10**15 - 1
+_ROWS = OHLCVBar | Trade | Position | Fill | LedgerEntry | BalanceSnapshot
 
 _Place = tuple[str | None, str | None]
 
@@ -321,6 +325,42 @@ class _Programme(RuleBasedStateMachine):
     def get_recent_events(self, place: _Place, severity: str | None, limit: int) -> None:
         self._call(place, "events", "get_recent_events", severity, limit)
 
+    @rule(place=_recording, fill=programmes.fills)
+    def record_fill(self, place: _Place, fill: dict[str, Any]) -> None:
+        # an exchange may report a fill twice
+        for _ in range(2):
+            self._call(place, "fills", "record", samples.fill(**fill))
+
+    @rule(place=_recording, fills=st.lists(programmes.fills, max_size=4))
+    def record_fills(self, place: _Place, fills: list[dict[str, Any]]) -> None:
+        for _ in range(2):
+            self._call(place, "fills", "record_many", [samples.fill(**changes) for changes in fills])
+
+    @rule(place=_recording, trade_id=programmes.trade_ids, quote=programmes.quotes)
+    def apply_fills(self, place: _Place, trade_id: str, quote: str | None) -> None:
+        self._call(place, "trades", "apply_fills", trade_id, quote_currency=quote)
+        self._call(place, "trades", "get_by_trade_id", trade_id)
+
+    @rule(place=_reading, trade_id=programmes.trade_ids, account=st.none() | programmes.accounts)
+    def get_fills_of_a_trade(self, place: _Place, trade_id: str, account: str | None) -> None:
+        self._call(place, "fills", "get_by_trade", trade_id, account=account)
+
+    @rule(place=_recording, entries=st.lists(programmes.entries, max_size=3))
+    def record_entries(self, place: _Place, entries: list[dict[str, Any]]) -> None:
+        self._call(place, "ledger", "record_many", [samples.ledger_entry(**changes) for changes in entries])
+
+    @rule(place=_reading, filters=programmes.entry_filters)
+    def get_sums(self, place: _Place, filters: dict[str, Any]) -> None:
+        self._call(place, "ledger", "get_sums", **filters)
+
+    @rule(place=_recording, balance=programmes.balances)
+    def record_balance(self, place: _Place, balance: dict[str, Any]) -> None:
+        self._call(place, "balances", "record", samples.balance(**balance))
+
+    @rule(place=_reading, at=st.none() | programmes.times, exchange=st.none() | programmes.exchanges)
+    def get_latest_balances(self, place: _Place, at: datetime | None, exchange: str | None) -> None:
+        self._call(place, "balances", "get_latest", at, exchange=exchange)
+
     @rule(session=_writing, call=programmes.nonsense)
     def ask_for_nonsense(self, session: str | None, call: tuple[str, str, tuple[Any, ...]]) -> None:
         repository, method, args = call
@@ -337,6 +377,8 @@ class _Programme(RuleBasedStateMachine):
         self._call(session, "trades", "get_recent", 100)
         self._call(session, "trades", "get_statistics", 400)
         self._call(session, "events", "get_recent_events", None, 100)
+        for repository in ("fills", "ledger", "balances"):
+            self._call(session, repository, "get_range", *programmes.ALWAYS, exchange=None)
         for position in self._call(session, "positions", "get_open_positions"):
             self._note(position)
 
@@ -416,4 +458,4 @@ class _Programme(RuleBasedStateMachine):
 
 def _rows(args: tuple[Any, ...]) -> list[Any]:
     listed = [item for arg in args if isinstance(arg, list) for item in arg] + list(args)
-    return [item for item in listed if isinstance(item, OHLCVBar | Trade | Position)]
+    return [item for item in listed if isinstance(item, _ROWS)]

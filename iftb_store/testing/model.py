@@ -1,4 +1,4 @@
-"""A model of the four repositories in plain Python, without SQL: every engine must return and refuse the same as the model.
+"""A model of the repositories in plain Python, without SQL: every engine must return and refuse the same as the model.
 
 The model is written from the contract only and shares no code with the code under test: it computes sums with Fractions, and
 a session is a copy of dicts.
@@ -7,8 +7,8 @@ a session is a copy of dicts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
@@ -33,62 +33,13 @@ from iftb_store import (
 )
 from iftb_store.testing import model_bars
 from iftb_store.testing import model_figures as figures
+from iftb_store.testing import model_money as money
 from iftb_store.testing import model_values as values
-
-_Key = tuple[str, str, str, datetime]
-
-
-class Duplicate(Exception):
-    """Raised by the model if the repositories must raise SQLAlchemy's IntegrityError."""
+from iftb_store.testing.model_state import BarKey, Database, Duplicate, Repository
 
 
-class Number(int):
-    """The number that the model gives a row of ``table``; results name rows by it, because their ids differ between engines."""
-
-    table: str
-
-    def __new__(cls, table: str, number: int) -> Number:
-        made = super().__new__(cls, number)
-        made.table = table
-        return made
-
-    def __repr__(self) -> str:
-        return f"<{self.table} {int(self)}>"
-
-    __str__ = __repr__
-
-    def __format__(self, specification: str) -> str:
-        return repr(self)
-
-
-@dataclass
-class State:
-    """The rows of all tables; rows are replaced but never modified, so a copy of the dicts is a full copy."""
-
-    bars: dict[_Key, OHLCVBar] = field(default_factory=dict)
-    trades: dict[int, Trade] = field(default_factory=dict)
-    positions: dict[int, Position] = field(default_factory=dict)
-    events: list[SystemEvent] = field(default_factory=list)
-
-    def copy(self) -> State:
-        """Return an independent copy."""
-        return State(dict(self.bars), dict(self.trades), dict(self.positions), list(self.events))
-
-    def list_numbers(self) -> set[Number]:
-        """Return the model's numbers of all rows."""
-        rows: list[OHLCVBar | Trade | Position | SystemEvent] = [*self.bars.values(), *self.trades.values(), *self.events]
-        rows += self.positions.values()
-        return {row.id for row in rows if isinstance(row.id, Number)}
-
-
-class Model:
-    """A database with sessions; a session reads the committed rows until its first write, and afterwards its own copy."""
-
-    def __init__(self, clock: Callable[[], datetime]) -> None:
-        self.committed = State()
-        self.clock = clock
-        self._working: dict[str, State] = {}
-        self._numbers = 0
+class Model(Database):
+    """A database with its repositories."""
 
     def at(self, session: str | None, account: str | None = None) -> ModelSession:
         """Return the repositories for a session; for None, repositories that run each call in its own transaction.
@@ -96,33 +47,6 @@ class Model:
         Those of records are the repositories of an account, or of all (None).
         """
         return ModelSession(self, session, account)
-
-    def commit(self, session: str) -> None:
-        """Make the session's copy the committed rows."""
-        self.committed = self._working.pop(session, self.committed)
-
-    def rollback(self, session: str) -> None:
-        """Discard the session's copy."""
-        self._working.pop(session, None)
-
-    def list_numbers(self) -> set[Number]:
-        """Return the numbers of all rows that are committed or in a session's copy."""
-        return self.committed.list_numbers().union(*(state.list_numbers() for state in self._working.values()))
-
-    def seen_by(self, session: str | None) -> State:
-        """Return the rows that a session reads: its copy after its first write, otherwise the committed rows."""
-        return self._working.get(session or "", self.committed)
-
-    def written_by(self, session: str | None) -> State:
-        """Return the rows that a session writes to: its copy, created if necessary; for None, the committed rows."""
-        if session is None:
-            return self.committed
-        return self._working.setdefault(session, self.committed.copy())
-
-    def number(self, table: str) -> Number:
-        """Return the next number, for a new row of a table."""
-        self._numbers += 1
-        return Number(table, self._numbers)
 
 
 class ModelSession:
@@ -133,45 +57,12 @@ class ModelSession:
         self.trades = _Trades(model, session, account)
         self.positions = _Positions(model, session, account)
         self.events = _Events(model, session, account)
+        self.fills = money.Fills(model, session, account)
+        self.ledger = money.Ledger(model, session, account)
+        self.balances = money.Balances(model, session, account)
 
 
-class _Repository:
-    def __init__(self, model: Model, session: str | None, account: str | None = None) -> None:
-        self._model = model
-        self._session = session
-        self._account = account
-
-    @property
-    def _seen(self) -> State:
-        return self._model.seen_by(self._session)
-
-    @property
-    def _write(self) -> State:
-        return self._model.written_by(self._session)
-
-    def _now(self) -> datetime:
-        return values.moment(self._model.clock(), "the clock's time")
-
-    @property
-    def _whose(self) -> str:
-        return "" if self._account is None else f" of the account {values.shown(self._account)}"
-
-    def _is_own(self, row: Trade | Position | SystemEvent) -> bool:
-        return self._account in (None, row.account)
-
-    def _require_own(self, account: str | None) -> None:
-        if account is not None and self._account not in (None, account):
-            raise InvalidValueError(
-                f"the account {values.shown(account)} is not {values.shown(self._account)}, whose rows this repository reads and "
-                "writes; create another one for it, or one without account= for all"
-            )
-
-    def _assigned(self, row: Any) -> Any:
-        self._require_own(row.account or None)
-        return row if self._account is None else replace(row, account=self._account)
-
-
-class _Bars(_Repository):
+class _Bars(Repository):
     def insert_many(self, bars: Sequence[OHLCVBar]) -> int:
         checked = values.checked_bars(bars)
         keys = [_key(bar) for bar in checked]
@@ -290,7 +181,7 @@ class _Bars(_Repository):
         return sorted(found, key=lambda bar: bar.timestamp)
 
 
-class _Trades(_Repository):
+class _Trades(money.FillApplier):
     def insert(self, trade: Trade) -> int:
         checked = self._assigned(values.checked(trade))
         if any(stored.trade_id == checked.trade_id for stored in self._seen.trades.values()):
@@ -328,6 +219,10 @@ class _Trades(_Repository):
         values.whole(trade_id, "trade_id (the id that insert returned)")
         found = self._seen.trades.get(trade_id)
         return found if found is not None and self._is_own(found) else None
+
+    def get_by_trade_id(self, trade_id: str) -> Trade | None:
+        values.name(trade_id, "trade_id")
+        return next((item for item in self._seen.trades.values() if item.trade_id == trade_id and self._is_own(item)), None)
 
     def get_recent(self, limit: int = 100, **filters: Any) -> list[Trade]:
         values.whole(limit, "limit", 1)
@@ -373,7 +268,7 @@ class _Trades(_Repository):
         return figures.statistics(pnls, fees)
 
 
-class _Positions(_Repository):
+class _Positions(Repository):
     def get_open_positions(self, exchange: str = "binance", *, account: str | None = None) -> list[Position]:
         values.name(exchange, "exchange")
         self._require_own(account)
@@ -448,7 +343,7 @@ class _Positions(_Repository):
         return stored
 
 
-class _Events(_Repository):
+class _Events(Repository):
     def log_event(self, event_type: str, severity: Severity, message: str, **rest: Any) -> None:
         checked = self._assigned(values.checked(SystemEvent(event_type, severity, message, **rest)))
         self._write.events.append(replace(checked, id=self._model.number("events"), created_at=self._now()))
@@ -465,7 +360,7 @@ class _Events(_Repository):
         return sorted(found, key=lambda event: (event.created_at, event.id), reverse=True)[:limit]
 
 
-def _key(bar: OHLCVBar) -> _Key:
+def _key(bar: OHLCVBar) -> BarKey:
     return bar.exchange, bar.symbol, bar.timeframe, bar.timestamp
 
 

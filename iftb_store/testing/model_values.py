@@ -12,9 +12,9 @@ from fractions import Fraction
 from json import dumps
 from typing import Any, TypeVar
 
-from iftb_store import InvalidValueError, OHLCVBar, Position, SystemEvent, Trade
+from iftb_store import BalanceSnapshot, Fill, InvalidValueError, LedgerEntry, OHLCVBar, Position, SystemEvent, Trade
 
-_Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent)
+_Row = TypeVar("_Row", OHLCVBar, Trade, Position, SystemEvent, Fill, LedgerEntry, BalanceSnapshot)
 
 #: The number of units of the 18th decimal place in 1.
 UNITS = 10**18
@@ -26,8 +26,11 @@ _CHOICES = {
     "action": ("open", "close", "liquidated"),
     "status": ("open", "closed", "liquidated"),
     "severity": SEVERITIES,
+    "liquidity": ("maker", "taker"),
+    "kind": ("deposit", "withdrawal", "funding", "fee", "rebate", "interest", "transfer", "adjustment"),
 }
-_NAMES = ("symbol", "exchange", "trade_id", "event_type", "strategy", "exit_reason")
+_NAMES = ("symbol", "exchange", "trade_id", "event_type", "strategy", "exit_reason", "order_id", "currency", "fee_currency")
+_SHORT = ("fill_id", "external_id")
 _KEPT = ("id", "created_at", "updated_at", "last_updated")
 #: The fields of a trade that TradeRepository.update can set.
 SETTABLE = tuple(item.name for item in fields(Trade) if item.name not in (*_KEPT, "trade_id"))
@@ -111,10 +114,14 @@ def _field(field: str, kind: Any, value: Any, *, exact: bool) -> Any:
         return None
     if field == "timeframe":
         return timeframe(value)
+    if kind == "FillSide":
+        return one_of(value, field, ("buy", "sell"))
     if field in _CHOICES:
         return one_of(value, field, _CHOICES[field])
     if field in _NAMES:
         return name(value, field)
+    if field in _SHORT:
+        return short(value, field)
     if field == "account":
         return account(value)
     number = decimal if exact else round_decimal
@@ -202,9 +209,14 @@ def name(value: object, field: str) -> str:
 
 def account(value: object) -> str:
     """Return the value if it is the empty text or a name of at most 255 bytes."""
-    given = "" if value == "" else name(value, "account")
+    return "" if value == "" else short(value, "account")
+
+
+def short(value: object, field: str) -> str:
+    """Return the value if it is a name of at most 255 bytes."""
+    given = name(value, field)
     if len(given.encode()) > 255:
-        raise InvalidValueError(f"account {shown(given)} has {len(given.encode())} bytes in UTF-8; at most 255 are allowed")
+        raise InvalidValueError(f"{field} {shown(given)} has {len(given.encode())} bytes in UTF-8; at most 255 are allowed")
     return given
 
 
@@ -264,7 +276,8 @@ def _json(value: object, path: str) -> Any:
 def unlike(stored: Any, given: Any) -> bool:
     """Return whether two values differ; in JSON objects, true, 1 and 1.0 are different values."""
     if isinstance(stored, dict) and isinstance(given, dict):
-        return dumps(stored, sort_keys=True) != dumps(given, sort_keys=True)
+        # sums in decimals are compared by their digits
+        return dumps(stored, sort_keys=True, default=repr) != dumps(given, sort_keys=True, default=repr)
     return bool(stored != given)
 
 

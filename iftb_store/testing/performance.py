@@ -27,7 +27,12 @@ TRADES: list[dict[str, Any]] = _FIXTURE["trades"]
 _CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in _FIXTURE["cases"]}
 _LISTS = ("equity", "drawdowns", "daily", "weekly", "monthly", "yearly")
 #: The fields of a report that say what it covers; a case has them in its arguments.
-_COVERED = {"exchange", "symbol", "side", "fees", "tz"}
+_COVERED = {"exchange", "symbol", "side", "fees", "tz", "account", "strategy", "exit_reason", "tag"}
+#: What the cases do not have; `iftb_store.testing.performance_groups` tests it.
+_OTHERS = {
+    "balance_source", "currency", "funding", "marked_drawdown", "marked_equity",
+    "by_account", "by_strategy", "by_exit_reason", "by_tag",
+}  # fmt: skip
 
 
 def show(value: Any) -> Any:
@@ -48,7 +53,7 @@ def show(value: Any) -> Any:
 
 def show_report(report: PerformanceReport) -> dict[str, Any]:
     """Return a report in the form of a case's expected values."""
-    shown = {name: show(value) for name, value in asdict(report).items() if name not in _COVERED}
+    shown = {name: show(value) for name, value in asdict(report).items() if name not in _COVERED | _OTHERS}
     lists = {name: shown.pop(name) for name in (*_LISTS, *filter(re.compile("by_").match, [*shown]))}
     return {"figures": shown, **lists}
 

@@ -76,7 +76,8 @@ class StorePositionTests(SuiteFixtures):
 
     async def test_storing_an_open_position_again_updates_every_field(self, db: DatabaseManager) -> None:
         await opened(db, full_position())
-        changed = position(symbol="ETHUSDT", exchange="kraken", side="short", margin=Decimal("1.5"), entry_time=T0 + HOUR)
+        key = {"symbol": "ETHUSDT", "exchange": "kraken", "side": "short", "account": "bot-a"}
+        changed = position(**key, margin=Decimal("1.5"), entry_time=T0 + HOUR)
         assert as_given(await opened(db, changed)) == changed
         assert await raw.count(db, "positions") == 1
 

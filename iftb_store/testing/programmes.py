@@ -305,15 +305,90 @@ events = _changes(
 )
 
 
+#: Strategy of the names of trades, as trades and fills have them.
+trade_ids = st.sampled_from(["T1", "T1", "T2", "T3", _AWKWARD])
+_currencies = st.sampled_from(["USDT", "USDT", "BNB", _AWKWARD])
+quotes = st.none() | _currencies
+fills = _changes(
+    {"fill_id": st.sampled_from(["F1", "F2", "F3", "F4", _AWKWARD])},
+    {
+        "symbol": symbols,
+        "exchange": exchanges,
+        "side": st.sampled_from(["buy", "sell"]),
+        "price": _rounded,
+        "quantity": _quantities,
+        "timestamp": times,
+        "trade_id": st.sampled_from(["T1", "T1", "T2", None]),
+        "order_id": st.none() | st.just(_AWKWARD),
+        "fee": _rounded,
+        "fee_currency": quotes,
+        "liquidity": st.sampled_from(["maker", "taker", None]),
+        "account": accounts,
+    },
+    {
+        "fill_id": [*_NAMES, "\N{ROCKET}" * 64],
+        "symbol": _NAMES,
+        "side": ["long", None],
+        "price": _UNROUNDABLE,
+        "quantity": _UNROUNDABLE,
+        "timestamp": _TIMES,
+        "trade_id": _NAMES[:5],
+        "fee_currency": _NAMES[:5],
+        "liquidity": ["none"],
+        "account": _NAMES[1:5],
+    },
+)
+entries = _changes(
+    {"external_id": st.sampled_from(["L1", "L2", "L3", _AWKWARD])},
+    {
+        "kind": st.sampled_from(["deposit", "funding", "fee"]),
+        "currency": _currencies,
+        "amount": _rounded,
+        "timestamp": times,
+        "exchange": exchanges,
+        "symbol": symbols | st.none(),
+        "trade_id": st.sampled_from(["T1", None]),
+        "details": _json | st.none(),
+        "account": accounts,
+    },
+    {
+        "external_id": ["", " ", "n\0l", "\N{ROCKET}" * 64],
+        "kind": ["gift", None],
+        "currency": _NAMES,
+        "amount": _UNROUNDABLE,
+        "timestamp": _TIMES,
+        "details": _JSON,
+    },
+)
+entry_filters: Changes = st.fixed_dictionaries(
+    {}, optional={"currency": _currencies, "symbol": symbols, "start": times, "exchange": st.none() | exchanges}
+)
+balances = _changes(
+    {"timestamp": times},
+    {
+        "exchange": exchanges,
+        "currency": _currencies,
+        "total": _rounded,
+        "free": _rounded | st.none(),
+        "unrealized_pnl": _rounded | st.none(),
+        "account": accounts,
+    },
+    {"currency": _NAMES, "total": _UNROUNDABLE, "used": _UNROUNDABLE[:2], "timestamp": _TIMES, "account": _NAMES[1:5]},
+)
+
+
 def seedlings() -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
     """Return calls, as (repository, method, arguments, named arguments), that store rows of every table.
 
     The bars are hours and months with gaps, and days of more than two weeks, of which the last two are deleted again; an upsert
-    with a report stores an hour again, unchanged. Two trades are realized, three positions open, one of them of another account.
+    with a report stores an hour again, unchanged. Two trades are realized, three positions open, one of them of another account;
+    the first trade has two fills, which are not applied.
     """
     hours = [samples.bar(T0 + index * HOUR) for index in (0, 1, 2, 5)]
     months = [samples.bar(datetime(2024, month, 1, tzinfo=UTC), timeframe="1M") for month in (1, 2, 5)]
     days = [samples.bar(T0 + index * _DAY, timeframe="1d", open=Decimal(index), volume=Decimal(2**index)) for index in range(18)]
+    bought = samples.fill("F1", trade_id="T1", quantity=Decimal(3))
+    sold = samples.fill("F2", trade_id="T1", side="sell", timestamp=T0 + HOUR, fee=SMALLEST, fee_currency="BNB")
     rows: list[tuple[str, str, Any]] = [
         ("bars", "insert_many", hours + days + months),
         ("trades", "insert", samples.trade("T1", realized_pnl=LARGEST, fee=LARGEST)),
@@ -321,6 +396,9 @@ def seedlings() -> list[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
         ("positions", "update_position", samples.position()),
         ("positions", "update_position", samples.position(symbol="ETHUSDT", side="short")),
         ("positions", "update_position", samples.position(account="a")),
+        ("fills", "record_many", [bought, sold]),
+        ("ledger", "record", samples.ledger_entry()),
+        ("balances", "record", samples.balance()),
     ]
     return [
         *((repository, method, (row,), {}) for repository, method, row in rows),

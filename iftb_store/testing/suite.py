@@ -15,10 +15,14 @@ from iftb_store.testing.bars import BarTests
 from iftb_store.testing.blocking import BlockingTests
 from iftb_store.testing.bulk import BulkTests
 from iftb_store.testing.concurrency import ConcurrencyTests
+from iftb_store.testing.coverage import CoverageTests, MarkCoveredTests, NoCoverageTests
+from iftb_store.testing.coverage_moves import CoverageCopyTests, CoverageDoctorTests, CoverageImportTests
 from iftb_store.testing.digest_rows import DigestRowTests
 from iftb_store.testing.events import EventTests
 from iftb_store.testing.exchanges import ExchangeTests, RecordExchangeTests
 from iftb_store.testing.failures import FailureTests
+from iftb_store.testing.filled import ClosedBarTests, FilledReadTests, NoFilledReadTests
+from iftb_store.testing.filling import FillResumeTests, FillRuleTests, NoFillTests
 from iftb_store.testing.fills import FillTests
 from iftb_store.testing.gaps import GapTests
 from iftb_store.testing.hostile import HostileTests
@@ -28,6 +32,7 @@ from iftb_store.testing.lifecycle import LifecycleTests
 from iftb_store.testing.many_series import ManySeriesTests
 from iftb_store.testing.misuse import MisuseTests
 from iftb_store.testing.performance import PerformanceTests
+from iftb_store.testing.performance_groups import PerformanceGroupTests
 from iftb_store.testing.places import PlaceTests
 from iftb_store.testing.positions import PositionTests
 from iftb_store.testing.properties import PropertyTests
@@ -54,12 +59,22 @@ class BackendConformance(
     SeriesTests,
     UpsertReportTests,
     GapTests,
+    CoverageTests,
+    MarkCoveredTests,
+    NoCoverageTests,
+    FillRuleTests,
+    FillResumeTests,
+    NoFillTests,
+    FilledReadTests,
+    ClosedBarTests,
+    NoFilledReadTests,
     ResampleTests,
     ManySeriesTests,
     BulkTests,
     TradeTests,
     StatisticsTests,
     PerformanceTests,
+    PerformanceGroupTests,
     PositionTests,
     EventTests,
     FillTests,
@@ -92,6 +107,9 @@ class BackendConformance(
     DigestRowTests,
     ViewTests,
     TransferTests,
+    CoverageCopyTests,
+    CoverageImportTests,
+    CoverageDoctorTests,
     BackupTests,
     HostileTests,
     PropertyTests,

@@ -20,6 +20,7 @@ from iftb_store.schema.table_spec import EVENTS, POSITIONS, RowFilter, TableSpec
 from iftb_store.transfer import plan as reading
 from iftb_store.transfer import writing
 from iftb_store.transfer.access import open_complete_session, require_distinct
+from iftb_store.transfer.coverage import CoverageCopy
 from iftb_store.transfer.day_digests import DayDigests
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Digester, compute_checksum
@@ -58,6 +59,9 @@ class Copy:
     not compared. A trade, a position or an event keeps its id if the destination has no rows of its table, or only rows with the
     source's ids; ids that the destination assigns later are greater. In any other destination, rows are matched by other columns,
     see `iftb_store.transfer.matching`, and new rows get new ids; the position_id of an event is translated.
+
+    What was asked for of the bars (the table coverage) is copied after them, if both stores keep it: it is added to that of the
+    destination, or, with ``delete``, becomes equal in the time window.
 
     The destination may be written to during the copy: if ids are kept, the row with the greatest id of each table is written
     first, so that ids which the destination assigns afterwards are greater than all copied ids. If another client has just
@@ -145,8 +149,11 @@ class Copy:
             plans = await self._compare(session, source_reader, self._scope)
             matchers = {table: await self._check(source_reader, table, _choose(plans, table)) for table in self._scope.tables}
             if not dry:
+                coverage = CoverageCopy(session, self._destination, self._scope, equal=self._delete)
+                await coverage.prepare()
                 await self._write(session, source_reader, plans, matchers, last)
                 await self._verify(source_reader, plans, matchers)
+                await coverage.write()
         return Report((plan.copied for plan in plans), self._left_out)
 
     async def _compare(self, session: Any, source_reader: RowReader, scope: TableScope) -> list[Plan]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from iftb_store.errors import SchemaError
 from iftb_store.protocols import Capability, Isolation, Stores
 from iftb_store.registry import get_stores
 from iftb_store.schema.revision import read_older
-from iftb_store.schema.table_spec import BARS, RowFilter, TableSpec
+from iftb_store.schema.table_spec import BARS, COVERAGE, AskedRange, RowFilter, TableSpec
 from iftb_store.transfer.lookups import get_lookups
 
 
@@ -35,7 +35,8 @@ async def open_older(db: ConnectedStore) -> ConnectedStore:
         status = await db.status()
         if status.state != "behind" or status.revision is None:
             raise
-        return OlderStore(db, status.revision)
+        # its other members are those of the store
+        return cast("ConnectedStore", OlderStore(db, status.revision))
     return db
 
 
@@ -84,6 +85,10 @@ class _OlderStores:
         self.lookups = _OlderLookups(get_lookups(stores), revision)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "coverage":
+            if self._revision < COVERAGE.since:
+                raise AttributeError(name)
+            return _OlderCoverage(self._stores)
         return getattr(self._stores, name)
 
     async def read_rows(self, selection: RowFilter) -> pa.Table:
@@ -100,6 +105,18 @@ class _OlderStores:
         for name in (name for name in wanted.names if name in lacking):
             rows = rows.append_column(wanted.field(name), pa.repeat(pa.scalar(lacking[name], pa.string()), rows.num_rows))
         return rows.select(wanted.names)
+
+
+class _OlderCoverage:
+    """The ranges that were asked for, to be read."""
+
+    def __init__(self, stores: Any) -> None:
+        self._coverage = stores.coverage
+
+    async def read(self, series: RowFilter) -> list[AskedRange]:
+        with read_older():
+            found: list[AskedRange] = await self._coverage.read(series)
+        return found
 
 
 class _OlderLookups:

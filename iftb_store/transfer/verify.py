@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +16,12 @@ import pyarrow.compute
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.registry import get_stores, require_arrow
+from iftb_store.repositories.covered import find_coverage, join_ranges
 from iftb_store.schema.scope import TableScope
-from iftb_store.schema.table_spec import EVENTS, ColumnKind, TableSpec
+from iftb_store.schema.table_spec import COVERAGE, EVENTS, SERIES, ColumnKind, TableSpec
 from iftb_store.transfer import plan
 from iftb_store.transfer.access import require_distinct
+from iftb_store.transfer.coverage import find_differing_ranges, read_ranges
 from iftb_store.transfer.diff import RowDiff, compare_partition, select_rows
 from iftb_store.transfer.digests import Chunk, compute_checksum, normalise_json
 from iftb_store.transfer.kept import Report, limit_scope
@@ -136,7 +139,30 @@ async def compare_stores(
         with step("verify") as report_progress:
             count = make_row_counter(report_progress, sum(rows for part in found for _, rows in part))
             partitions = plan.sort_partitions([partition for part in found for partition, _ in part])
-            return Report([await _verify_partition(*stores, partition, count) for partition in partitions], left_out)
+            verified = [await _verify_partition(*stores, partition, count) for partition in partitions]
+        return Report(verified + await _verify_coverage(source_session, destination_session, scope), left_out)
+
+
+async def _verify_coverage(source: Any, destination: Any, scope: TableScope) -> list[Verified]:
+    """Compare what was asked for, neighbours joined; return one result for each series of which something was."""
+    sides = [find_coverage(get_stores(session)) for session in (source, destination)]
+    if None in sides:
+        return []
+    here, there = [await read_ranges(coverage, scope) for coverage in sides]
+    results = []
+    for series in sorted({*here, *there}):
+        one, two = here.get(series, []), there.get(series, [])
+        found = [
+            Difference(dict(zip(SERIES, series, strict=True)) | {"first": first, "last": last}, None, *counts)
+            for first, last, *counts in find_differing_ranges(one, two)
+        ]
+        contents = [Contents(len(joined), _sum_up(joined)) for joined in (join_ranges(one), join_ranges(two))]
+        results.append(Verified(COVERAGE.name, join_names(series), contents[0], contents[1], found[:NAMED]))
+    return results
+
+
+def _sum_up(ranges: list[tuple[datetime, datetime]]) -> str:
+    return sha256(repr(ranges).encode()).hexdigest() if ranges else ""
 
 
 async def _verify_partition(

@@ -14,7 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import (
+    BalanceRepository,
     DatabaseManager,
+    FillRepository,
+    LedgerRepository,
     OHLCVRepository,
     PositionRepository,
     SystemEventRepository,
@@ -27,7 +30,7 @@ from iftb_store import (
     verify,
 )
 from iftb_store.sync import open_store
-from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
+from iftb_store.testing.samples import HOUR, T0, balance, bar, fill, hourly, ledger_entry, position, trade
 from tests.support.standby import Pair, fetch_value, running_pair
 
 _RECOVERY = "SELECT pg_is_in_recovery()"
@@ -113,6 +116,33 @@ async def test_reads_of_repositories_are_those_of_the_standby_until_the_manager_
     assert not await reads_on_standby(db)
     await resume_replay(pair)
     await wait_for_standby(db)
+
+
+async def read_money(db: DatabaseManager) -> list[int]:
+    """Return how many rows each read of fills, the ledger and balances returns."""
+    fills, ledger, balances = FillRepository(db), LedgerRepository(db), BalanceRepository(db)
+    return [
+        len(await fills.get_by_trade("T-1")),
+        len(await fills.get_range(T0, T0)),
+        len([one async for one in fills.stream()]),
+        len(await ledger.get_range(T0, T0)),
+        len(await ledger.get_sums()),
+        len([one async for one in ledger.stream()]),
+        len(await balances.get_range(T0, T0)),
+        len(await balances.get_latest()),
+        len([one async for one in balances.stream_arrow()]),
+    ]
+
+
+@pytest.mark.usefixtures("paused")
+async def test_fills_the_ledger_and_balances_are_read_on_the_standby(pair: Pair, db: DatabaseManager) -> None:
+    async with DatabaseManager(pair.url) as other:
+        await FillRepository(other).record(fill(trade_id="T-1"))
+        await LedgerRepository(other).record(ledger_entry())
+        await BalanceRepository(other).record(balance())
+    assert await read_money(db) == [0] * 9
+    await SystemEventRepository(db).log_event("started", "info", "the manager's own commit")
+    assert await read_money(db) == [1] * 9
 
 
 @pytest.mark.usefixtures("paused")

@@ -26,12 +26,14 @@ _CHOOSING = {
         ("exchanges", "--exchange"),
         ("symbols", "--symbol"),
         ("timeframes", "--timeframe"),
+        ("accounts", "--account"),
         ("start", "--start"),
         ("end", "--end"),
         ("since", "--since"),
     )
 }
 STORE = ("sqlite:///store.db",)
+_FILTERS = {"account": "--account", "strategy": "--strategy", "exit_reason": "--exit-reason", "tag": "--tag"}
 #: For each command, the words before the hostile one, by the name of the parameter.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
@@ -52,6 +54,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "decimals": (*STORE, "BTCUSDT-1m-2024-02.csv", "--decimals"),
         "columns": (*STORE, "BTCUSDT-1m-2024-02.csv", "--columns"),
         "on_conflict": (*STORE, "BTCUSDT-1m-2024-02.csv", "--on-conflict"),
+        "covers": (*STORE, "BTCUSDT-1m-2024-02.csv", "--covers", "2024-02-01"),
     },
     "export": {
         "url": ("-o", "out.csv", "--overwrite"),
@@ -61,6 +64,7 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "exchange": (*STORE, "-o", "out.csv", "--overwrite", "--exchange"),
         "symbol": (*STORE, "-o", "out.csv", "--overwrite", "--symbol"),
         "timeframe": (*STORE, "-o", "out.csv", "--overwrite", "--timeframe"),
+        "account": (*STORE, "-o", "out.csv", "--overwrite", "--table", "fills", "--account"),
         "start": (*STORE, "-o", "out.csv", "--overwrite", "--start"),
         "end": (*STORE, "-o", "out.csv", "--overwrite", "--end"),
         "decimals": (*STORE, "-o", "out.csv", "--overwrite", "--decimals"),
@@ -80,6 +84,21 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "start": ("sqlite:///store.db", *SERIES, "--start"),
         "end": ("sqlite:///store.db", *SERIES, "--end"),
     },
+    "coverage": {
+        "url": (),
+        "symbol": STORE,
+        "timeframe": (*STORE, "BTCUSDT"),
+        **{name: (*STORE, *SERIES, f"--{name}") for name in ("exchange", "start", "end")},
+    },
+    # no exchange is asked, as there is none of this name
+    "fill": {
+        "url": ("--exchange", "nowhere"),
+        "symbol": (*STORE, "--exchange", "nowhere"),
+        "timeframe": (*STORE, "BTC/USDT", "--exchange", "nowhere", "--start", "2024-01-01"),
+        "exchange": (*STORE, *SERIES, "--start", "2024-01-01", "--exchange"),
+        "stored_as": (*STORE, *SERIES, "--exchange", "nowhere", "--start", "2024-01-01", "--as"),
+        **{name: (*STORE, *SERIES, "--exchange", "nowhere", f"--{name}") for name in ("start", "end", "limit")},
+    },
     "latest": {
         "url": (),
         "symbol": ("sqlite:///store.db",),
@@ -87,32 +106,77 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "limit": ("sqlite:///store.db", *SERIES, "--limit"),
         "exchange": ("sqlite:///store.db", *SERIES, "--exchange"),
     },
-    "stats": {"url": (), "days": ("sqlite:///store.db", "--days"), "exchange": ("sqlite:///store.db", "--exchange")},
+    "series": {"url": (), **{name: (*STORE, f"--{name}") for name in ("exchange", "symbol", "timeframe")}},
+    "resample": {
+        "url": (),
+        "symbol": STORE,
+        "source": (*STORE, "BTCUSDT"),
+        "target": (*STORE, *SERIES),
+        **{name: (*STORE, *SERIES, "1h", f"--{name}") for name in ("exchange", "start", "end", "limit")},
+    },
+    "trades": {
+        "url": (),
+        **{name: (*STORE, f"--{name}") for name in ("symbol", "side", "exchange", "account", "strategy", "tag", "start", "end")},
+        "exit_reason": (*STORE, "--exit-reason"),
+        "limit": (*STORE, "--limit"),
+    },
+    "watch": {
+        "url": ("--times", "1"),
+        "symbol": ("--times", "1", *STORE),
+        "timeframe": ("--times", "1", *STORE, "BTCUSDT"),
+        "times": (*STORE, "--interval", "x", "--times"),
+        **{name: (*STORE, "--times", "1", f"--{name}") for name in ("exchange", "account", "interval", "limit")},
+    },
+    "sql": {"url": (), "statement": STORE},
+    "delete": {
+        "url": ("--all", "--yes"),
+        "symbol": ("--all", "--yes", *STORE),
+        "timeframe": ("--all", "--yes", *STORE, "BTCUSDT"),
+        "exchange": (*STORE, *SERIES, "--all", "--yes", "--exchange"),
+        "start": (*STORE, *SERIES, "--yes", "--start"),
+        "end": (*STORE, *SERIES, "--yes", "--end"),
+    },
+    "stats": {
+        "url": (),
+        "days": (*STORE, "--days"),
+        "exchange": (*STORE, "--exchange"),
+        **{name: (*STORE, option) for name, option in _FILTERS.items()},
+    },
     "performance": {
         "url": (),
-        **{name: (*STORE, f"--{name}") for name in ("exchange", "symbol", "side", "balance", "fees", "tz", "start", "end")},
+        **{
+            name: (*STORE, f"--{name}")
+            for name in ("exchange", "symbol", "side", "balance", "currency", "fees", "tz", "start", "end")
+        },
+        **{name: (*STORE, option) for name, option in _FILTERS.items()},
     },
     "report": {
         "url": ("--overwrite",),
         "output": (*STORE, "--overwrite", "-o"),
         **{
             name: (*STORE, "--overwrite", f"--{name}")
-            for name in ("exchange", "symbol", "side", "timeframe", "balance", "fees", "tz", "start", "end", "title")
+            for name in ("exchange", "symbol", "side", "timeframe", "balance", "currency", "fees", "tz", "start", "end", "title")
         },
+        **{name: (*STORE, "--overwrite", option) for name, option in _FILTERS.items()},
     },
-    "positions": {"url": (), "exchange": ("sqlite:///store.db", "--exchange")},
+    "positions": {"url": (), "exchange": (*STORE, "--exchange"), "account": (*STORE, "--account")},
     "backup": {"url": (), "file": ("sqlite:///store.db",)},
     "restore": {"file": (), "url": ("saved",)},
     "events": {
         "url": (),
         "severity": ("sqlite:///store.db", "--severity"),
         "limit": ("sqlite:///store.db", "--limit"),
+        "account": (*STORE, "--account"),
     },
 }
 #: Words that follow the hostile one.
 AFTER = {
     ("gaps", "symbol"): ("1m",),
     ("latest", "symbol"): ("1m",),
+    ("resample", "symbol"): ("1m", "1h"),
+    ("resample", "source"): ("1h",),
+    ("watch", "symbol"): ("1m",),
+    ("delete", "symbol"): ("1m",),
     ("copy", "source"): ("sqlite:///copy.db",),
     ("verify", "source"): ("sqlite:///copy.db",),
     ("backup", "url"): ("kept",),

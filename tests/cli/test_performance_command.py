@@ -48,7 +48,7 @@ def test_the_figures_are_shown_with_their_scope(run: Run, traded: str) -> None:
 def test_an_undefined_figure_is_shown_with_its_reason(run: Run, traded: str) -> None:
     out = run("performance", traded, "--exchange", "thirds")[1]
     assert re.search(r"profit factor +n/a \(no trade lost\)", out)
-    assert re.search(r"Sharpe +n/a \(no starting balance is given\)", out)
+    assert re.search(r"Sharpe +n/a \(no starting balance is given or stored\)", out)
 
 
 def test_json_has_every_place_and_every_list(run: Run, traded: str) -> None:

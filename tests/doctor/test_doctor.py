@@ -18,7 +18,10 @@ import pytest
 from sqlalchemy import Connection, make_url, text
 
 from iftb_store import (
+    BalanceRepository,
     DatabaseManager,
+    FillRepository,
+    LedgerRepository,
     OHLCVBar,
     OHLCVRepository,
     PositionRepository,
@@ -32,7 +35,8 @@ from iftb_store.doctor import Finding, examine_rows
 from iftb_store.doctor import examine as examine_store
 from iftb_store.doctor.sqlite_decimals import AS_SORTABLE, AS_SORTABLE_NEGATIVE, PLAIN, PLAIN_NEGATIVE, UNSORTABLE
 from iftb_store.schema.types import to_epoch_us
-from iftb_store.testing.samples import T0, position, trade
+from iftb_store.testing.samples import T0, balance, ledger_entry, position, trade
+from iftb_store.testing.samples import fill as sample_fill
 from iftb_store.values.decimals import format_plain, to_sortable
 from tests.cli.test_cli_health import read_only
 from tests.support.doctor_faults import BAR, CASES, ENGINES, TWICE, Case
@@ -65,6 +69,10 @@ async def fill(url: str) -> None:
             await TradeRepository(db).insert(trade(f"T-{number}", symbol=f"S{number}"))
             await PositionRepository(db).update_position(position(trade_id=f"T-{number}", symbol=f"S{number}"))
             await SystemEventRepository(db).log_event("opened", "info", "", details={"n": 1}, trade_id="T-1", position_id=1)
+        numbers = (1, 2, 3)
+        await FillRepository(db).record_many([sample_fill(f"F-{number}", symbol="S1", trade_id="T-1") for number in numbers])
+        await LedgerRepository(db).record_many([ledger_entry(f"L-{number}", trade_id="T-2") for number in numbers])
+        await BalanceRepository(db).record_many([balance(timestamp=T0 + timedelta(hours=hour)) for hour in numbers])
         await TradeRepository(db).update(
             3, action="close", exit_price=Decimal(1), exit_time=T0 + timedelta(hours=1), realized_pnl=Decimal("-1.5")
         )

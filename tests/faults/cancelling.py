@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -14,6 +14,7 @@ import pyarrow as pa
 from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, SystemEventRepository, TradeRepository
 from iftb_store.testing import raw
 from iftb_store.testing.samples import HOUR, T0, bar, hourly, position, trade
+from tests.faults.cancelling_money import MONEY, drain
 
 # more than one chunk of any engine, so that a call has awaits between two chunks
 _BARS = 2_500
@@ -80,8 +81,13 @@ async def state(db: DatabaseManager, name: str) -> tuple[Any, ...]:
     """Return all of a symbol's rows that a call could change, read with raw SQL."""
     return (
         await raw.fetch(db, "SELECT volume, count(*) FROM ohlcv WHERE symbol = :name GROUP BY volume ORDER BY volume", name=name),
-        await raw.fetch(db, "SELECT fee, count(*) FROM trades WHERE symbol = :name GROUP BY fee", name=name),
+        await raw.fetch(db, "SELECT fee, quantity, count(*) FROM trades WHERE symbol = :name GROUP BY fee, quantity", name=name),
         await raw.fetch(db, "SELECT status, margin FROM positions WHERE symbol = :name", name=name),
+        *[
+            await raw.fetch(db, f"SELECT count(*) FROM {table} WHERE {column} = :name", name=name)
+            for table, column in (("fills", "symbol"), ("ledger_entries", "symbol"), ("balance_snapshots", "currency"))
+        ],
+        await raw.fetch(db, "SELECT first, last, source FROM coverage WHERE symbol = :name ORDER BY first", name=name),
     )
 
 
@@ -107,9 +113,10 @@ async def _store_position(db: DatabaseManager, name: str) -> int:
     return found.id
 
 
-async def _drain(stream: AsyncIterable[Any]) -> None:
-    async for _ in stream:
-        pass
+async def _cover(db: DatabaseManager, name: str) -> int:
+    await OHLCVRepository(db).insert_many(hourly(5, symbol=name))
+    await OHLCVRepository(db).mark_covered(name, "1h", T0, T0 + 5 * HOUR, source="test")
+    return 0
 
 
 def _table(name: str) -> pa.Table:
@@ -122,6 +129,14 @@ def _changed(name: str, number: int | None) -> Any:
 
 
 CASES = {
+    **{name: Case(call, prepare) for name, (call, prepare) in MONEY.items()},
+    "OHLCVRepository.get_coverage": Case(lambda on, name, _: OHLCVRepository(on).get_coverage(name, "1h"), _cover),
+    "OHLCVRepository.coverage_by_day": Case(
+        lambda on, name, _: OHLCVRepository(on).coverage_by_day(name, "1h", start=T0, end=T0 + 30 * HOUR), _cover
+    ),
+    "OHLCVRepository.mark_covered": Case(
+        lambda on, name, _: OHLCVRepository(on).mark_covered(name, "1h", T0 + HOUR, T0 + 9 * HOUR, source="again"), _cover
+    ),
     "OHLCVRepository.insert_many": Case(lambda on, name, _: OHLCVRepository(on).insert_many(hourly(_BARS, symbol=name))),
     "OHLCVRepository.upsert_many": Case(
         lambda on, name, _: OHLCVRepository(on).upsert_many(hourly(_BARS, symbol=name, volume=Decimal(7))), _store_bars
@@ -134,18 +149,18 @@ CASES = {
         lambda on, name, _: OHLCVRepository(on).get_gaps(name, "1h", start=T0, end=T0 + timedelta(days=1)), _store_bar
     ),
     "OHLCVRepository.get_gaps_all": Case(
-        lambda on, _, __: _drain(OHLCVRepository(on).get_gaps_all(start=T0, end=T0 + timedelta(days=1))), _store_bar
+        lambda on, _, __: drain(OHLCVRepository(on).get_gaps_all(start=T0, end=T0 + timedelta(days=1))), _store_bar
     ),
     "OHLCVRepository.resample_all": Case(
-        lambda on, _, __: _drain(OHLCVRepository(on).resample_all("1d", source="1h", end=T0 + _BARS * HOUR)), _store_bars
+        lambda on, _, __: drain(OHLCVRepository(on).resample_all("1d", source="1h", end=T0 + _BARS * HOUR)), _store_bars
     ),
     "OHLCVRepository.read_arrow": Case(lambda on, name, _: OHLCVRepository(on).read_arrow(name, "1h"), _store_bar),
     "OHLCVRepository.stream_range": Case(
-        lambda on, name, _: _drain(OHLCVRepository(on).stream_range(name, "1h", T0, T0 + _BARS * HOUR, batch_size=1_000)),
+        lambda on, name, _: drain(OHLCVRepository(on).stream_range(name, "1h", T0, T0 + _BARS * HOUR, batch_size=1_000)),
         _store_bars,
     ),
     "OHLCVRepository.stream_arrow": Case(
-        lambda on, name, _: _drain(OHLCVRepository(on).stream_arrow(name, "1h", batch_size=1_000)), _store_bars
+        lambda on, name, _: drain(OHLCVRepository(on).stream_arrow(name, "1h", batch_size=1_000)), _store_bars
     ),
     "OHLCVRepository.write_arrow": Case(lambda on, name, _: OHLCVRepository(on).write_arrow(_table(name), mode="insert")),
     "OHLCVRepository.delete_range": Case(
@@ -159,7 +174,7 @@ CASES = {
     "TradeRepository.record": Case(lambda on, name, _: TradeRepository(on).record(trade(name, symbol=name))),
     "TradeRepository.update": Case(lambda on, _, number: TradeRepository(on).update(number, fee=Decimal(7)), _store_trade),
     "TradeRepository.read_arrow": Case(lambda on, _, __: TradeRepository(on).read_arrow(), _store_trade),
-    "TradeRepository.stream_arrow": Case(lambda on, _, __: _drain(TradeRepository(on).stream_arrow()), _store_trade),
+    "TradeRepository.stream_arrow": Case(lambda on, _, __: drain(TradeRepository(on).stream_arrow()), _store_trade),
     "TradeRepository.get_by_id": Case(lambda on, _, number: TradeRepository(on).get_by_id(number), _store_trade),
     "TradeRepository.get_recent": Case(lambda on, _, __: TradeRepository(on).get_recent(5), _store_trade),
     "TradeRepository.get_by_trade_id": Case(lambda on, name, _: TradeRepository(on).get_by_trade_id(name), _store_trade),
@@ -174,7 +189,7 @@ CASES = {
         lambda on, _, __: PositionRepository(on).get_open_positions("nowhere"), _store_position
     ),
     "PositionRepository.read_arrow": Case(lambda on, _, __: PositionRepository(on).read_arrow(), _store_position),
-    "PositionRepository.stream_arrow": Case(lambda on, _, __: _drain(PositionRepository(on).stream_arrow()), _store_position),
+    "PositionRepository.stream_arrow": Case(lambda on, _, __: drain(PositionRepository(on).stream_arrow()), _store_position),
     "PositionRepository.get_position": Case(lambda on, name, _: PositionRepository(on).get_position(name), _store_position),
     "PositionRepository.update_position": Case(
         lambda on, name, number: PositionRepository(on).update_position(_changed(name, number)), _store_position
@@ -186,7 +201,7 @@ CASES = {
         lambda on, name, _: SystemEventRepository(on).log_event("tick", "info", "", symbol=name)
     ),
     "SystemEventRepository.read_arrow": Case(lambda on, _, __: SystemEventRepository(on).read_arrow()),
-    "SystemEventRepository.stream_arrow": Case(lambda on, _, __: _drain(SystemEventRepository(on).stream_arrow())),
+    "SystemEventRepository.stream_arrow": Case(lambda on, _, __: drain(SystemEventRepository(on).stream_arrow())),
     "SystemEventRepository.get_events": Case(lambda on, name, _: SystemEventRepository(on).get_events(symbol=name)),
     "SystemEventRepository.get_recent_events": Case(lambda on, _, __: SystemEventRepository(on).get_recent_events(limit=5)),
 }

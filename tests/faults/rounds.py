@@ -16,6 +16,7 @@ _ROUNDS = {
     "writer killed": (20, 500),
     "lake writer killed": (100, 500),
     "copy killed": (5, 100),
+    "fill killed": (20, 200),
     "server killed": (10, 100),
     "backends terminated": (10, 100),
     "server silent": (10, 100),

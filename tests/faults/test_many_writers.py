@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -58,11 +58,34 @@ def test_processes_write_one_sqlite_file_and_none_finds_it_locked(sqlite_url: st
     asyncio.run(look())
 
 
-def run_processes(url: str, shares: list[range]) -> list[str | None]:
+@pytest.mark.one_of_each
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_processes_that_record_and_apply_fills_at_once_lose_none(
+    engine: str, request: pytest.FixtureRequest, tally: Tally
+) -> None:
+    url = str(request.getfixturevalue("postgres_url" if engine == "postgresql" else "sqlite_url"))
+    asyncio.run(writers.open_trade(url))
+    size = 2 * _TASKS
+    for _ in range(rounds(FAULT)):
+        with tally.round():
+            first = (tally.rounds - 1) * _PROCESSES * size
+            # neighbours record half of their fills both, as an exchange that reports fills twice
+            shares = [range(first + index * size, first + (index + 1) * size + size // 2) for index in range(_PROCESSES - 1)]
+            shares.append(range(first + (_PROCESSES - 1) * size, first + _PROCESSES * size))
+            for outcome in run_processes(url, shares, writers.book):
+                if outcome is not None:
+                    tally.note("lost", f"a process ended with {outcome}")
+    counts = asyncio.run(writers.count_booked(url))
+    number = tally.rounds * _PROCESSES * size
+    if any(count != number for count in counts):
+        tally.note("lost", f"{counts} fills are stored and applied, not {number}")
+
+
+def run_processes(url: str, shares: list[range], target: Callable[..., None] = writers.process) -> list[str | None]:
     """Let one process per share of the numbers write concurrently; return the outcome of each."""
     pipes = [forkserver().Pipe(duplex=False) for _ in shares]
     children = [
-        forkserver().Process(target=writers.process, args=(url, share, _TASKS, theirs), daemon=True)
+        forkserver().Process(target=target, args=(url, share, _TASKS, theirs), daemon=True)
         for share, (_, theirs) in zip(shares, pipes, strict=True)
     ]
     for child in children:

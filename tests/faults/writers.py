@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from multiprocessing.connection import Connection
 
 from sqlalchemy import text
 
-from iftb_store import DatabaseManager, SystemEventRepository
+from iftb_store import DatabaseManager, FillRepository, SystemEventRepository, TradeRepository
 from iftb_store.testing import raw
+from iftb_store.testing.samples import fill, trade
 from tests.faults import linked
 
 _RAISE = text("UPDATE system_events SET position_id = position_id + 1 WHERE event_type = 'counter'")
@@ -48,6 +50,48 @@ def process(url: str, numbers: range, tasks: int, outcome: Connection) -> None:
         asyncio.run(work())
     except BaseException as error:
         # the parent process reports it
+        outcome.send(repr(error))
+    else:
+        outcome.send(None)
+
+
+async def open_trade(url: str) -> None:
+    """Create the tables and store the trade whose fills `book` records."""
+    async with DatabaseManager(url) as db:
+        await db.create_tables()
+        await TradeRepository(db).insert(trade())
+
+
+async def count_booked(url: str) -> tuple[int, Decimal]:
+    """Return how many fills are stored, and how many are applied by the fees of the trade; each fee is 1."""
+    async with DatabaseManager(url) as db:
+        found = await TradeRepository(db).get_by_trade_id("TRD-001")
+        assert found is not None
+        assert found.fee == found.quantity
+        return await raw.count(db, "fills"), found.fee
+
+
+def book(url: str, numbers: range, tasks: int, outcome: Connection) -> None:
+    """A child: record and apply a fill for each number, half of the tasks in one session, and send None or the error."""
+
+    async def record(db: DatabaseManager, part: range, together: bool) -> None:
+        for number in part:
+            bought = fill(f"F-{number}", quantity=Decimal(1), fee=Decimal(1), trade_id="TRD-001")
+            if together:
+                async with db.get_session() as session:
+                    await FillRepository(session).record(bought)
+                    await TradeRepository(session).apply_fills("TRD-001")
+            else:
+                await FillRepository(db).record(bought)
+                await TradeRepository(db).apply_fills("TRD-001")
+
+    async def work() -> None:
+        async with DatabaseManager(url) as db:
+            await asyncio.gather(*(record(db, numbers[index::tasks], index % 2 == 0) for index in range(tasks)))
+
+    try:
+        asyncio.run(work())
+    except BaseException as error:
         outcome.send(repr(error))
     else:
         outcome.send(None)

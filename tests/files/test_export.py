@@ -300,11 +300,8 @@ def test_wrong_usage_of_export_is_one_line_and_writes_nothing(run: Run, filled: 
 
 
 def test_a_folder_that_is_not_there_is_named(run: Run, filled: str) -> None:
-    assert run("export", filled, "-o", "absent/bars.csv") == (
-        1,
-        "",
-        "error: absent/bars.csv.partial: No such file or directory\n",
-    )
+    code, out, err = run("export", filled, "-o", "absent/bars.csv")
+    assert (code, out, err) == (2, "", "error: the folder 'absent' does not exist; create it first\n")
 
 
 @pytest.mark.one_of_each

@@ -29,12 +29,13 @@ from iftb_store import DatabaseManager, OHLCVRepository, PositionRepository, Sys
 from iftb_store.batches.arrow import to_rows
 from iftb_store.protocols import Session
 from iftb_store.registry import get_stores
-from iftb_store.schema.table_spec import BALANCES, BARS, DIGESTS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, TableSpec
+from iftb_store.schema.table_spec import BALANCES, BARS, COVERAGE, DIGESTS, EVENTS, FILLS, LEDGER, POSITIONS, TRADES, TableSpec
 from iftb_store.schema.tables import Base
 from iftb_store.testing.samples import Clock
 from tests.frozen.record import record_of
 from tests.frozen.rows import (
     BIG_IDS,
+    asked_ranges,
     balances,
     bars,
     digests,
@@ -64,7 +65,8 @@ ROWS: dict[TableSpec, list[Any]] = {
     LEDGER: entries(),
     BALANCES: balances(),
 }
-DIGEST_ROWS = digests()
+#: The tables that are no users' data, whose rows raw SQL stores.
+OTHER_ROWS: dict[TableSpec, list[Any]] = {DIGESTS: digests(), COVERAGE: asked_ranges()}
 
 
 async def fill(url: str) -> tuple[str, str]:
@@ -80,8 +82,9 @@ async def fill(url: str) -> tuple[str, str]:
                 async with db.get_session() as session:
                     await _put(session, table, put)
         async with db.get_session() as session:
-            for digest in DIGEST_ROWS:
-                await session.execute(insert(Base.metadata.tables[DIGESTS.name]).values(**asdict(digest)))
+            for table, others in OTHER_ROWS.items():
+                for row in others:
+                    await session.execute(insert(Base.metadata.tables[table.name]).values(**asdict(row)))
         status = await db.status()
     return status.head, f"{status.engine} {status.version}"
 
@@ -158,7 +161,7 @@ def main() -> None:
         if logs:
             raise SystemExit(f"{', '.join(logs)} hold a part of what was written; disconnect() should have left none")
         (revision, *_), engines = zip(*filled, strict=True)
-        every = {**ROWS, DIGESTS: DIGEST_ROWS}
+        every = ROWS | OTHER_ROWS
         tables = {table.name: [record_of(row) for row in rows] for table, rows in every.items()}
         record = {"revision": revision, "commit": commit, "engines": engines, "tables": tables}
         folder = _HERE / revision

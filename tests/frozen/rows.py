@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from iftb_store import TIMEFRAMES, BalanceSnapshot, Fill, LedgerEntry, OHLCVBar, Position, SystemEvent, Trade
-from iftb_store.schema.table_spec import BarDigest
+from iftb_store.schema.table_spec import AskedRange, BarDigest
 from iftb_store.values.choices import LEDGER_KINDS
 
 Row = TypeVar("Row", Trade, Position)
@@ -343,6 +343,23 @@ def digests() -> list[BarDigest]:
             checked_at=_pick(_MOMENTS[2:], number + 1),
         )
         for number in range(COUNT)
+    ]
+
+
+def asked_ranges() -> list[AskedRange]:
+    """Return ranges of bars that were asked for, of odd series."""
+    days = (_START.replace(hour=0) + timedelta(days=number) for number in range(COUNT))
+    return [
+        AskedRange(
+            exchange=_pick((*_NAMES, *_LONG_NAMES), number + 1),
+            symbol=_pick((*_NAMES, *_LONG_NAMES), number),
+            timeframe=_pick(tuple(TIMEFRAMES), number),
+            first=day,
+            last=day + timedelta(hours=number),
+            asked_at=_pick(_MOMENTS[2:], number + 1),
+            source=("fetch", "stream", f"file:{number}.csv")[number % 3],
+        )
+        for number, day in enumerate(days)
     ]
 
 

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, Inexact, localcontext
 from html import unescape
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +72,20 @@ def test_the_page_may_load_nothing_and_names_no_other_host(store: SyncStore) -> 
     assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in html
     ours = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert re.findall(r'(?:src|href)="(?!#)[^"]*"|url\(|@import', ours) == []
+
+
+def test_the_three_kinds_of_holes_are_told_apart(store: SyncStore) -> None:
+    hour = timedelta(hours=1)
+    one = Decimal(1)
+    bars = [OHLCVBar("BTCUSDT", "binance", "1h", START + place * hour, one, one, one, one, one) for place in range(20)]
+    store.ohlcv.insert_many([bar for place, bar in enumerate(bars) if place not in (3, 10)])
+    store.ohlcv.mark_covered("BTCUSDT", "1h", START + 8 * hour, START + 19 * hour, source="fetch")
+    store.ohlcv.delete_range("BTCUSDT", "1h", START + 15 * hour, START + 16 * hour)
+    html = report(store).html
+    (gaps,) = re.findall(r"<caption>The longest gaps of .*?</table>", html, re.DOTALL)
+    known = re.findall(r"never asked for|asked, none given", gaps)
+    assert known == ["never asked for", "never asked for", "asked, none given"]
+    assert "asked, none given</th>" in html
 
 
 def test_every_figure_is_in_the_page_as_json(store: SyncStore) -> None:
@@ -226,7 +239,7 @@ def test_the_licence_of_the_charts_is_beside_them() -> None:
 def test_the_drawdown_stays_between_closings_what_it_was_after_the_last_one() -> None:
     points = [(0, 0, 0), (10, -100, 100), (20, 50, 0), (180, 40, 10), (360, 60, 0)]
     equity = [EquityPoint(START + minutes * MINUTE, Decimal(value), Decimal(fall)) for minutes, value, fall in points]
-    sampled = _sample_equity(SimpleNamespace(equity=equity))  # type: ignore[arg-type]
+    sampled = _sample_equity(equity)
     assert sampled["values"] == [0, 50, 50, 40, 40, 40, 60]
     # of the hour of a closing, the deepest
     assert sampled["falls"] == [0, 100, 0, 10, 10, 10, 10]

@@ -25,7 +25,7 @@ from iftb_store.protocols import Capability
 from iftb_store.relational import SqlBackend, SqlDialect, StorePool
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import DIGESTS, ColumnKind, ColumnSpec, TableSpec
+from iftb_store.schema.table_spec import COVERAGE, DIGESTS, ColumnKind, ColumnSpec, TableSpec
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import CONTEXT, from_sortable, to_sortable
@@ -79,6 +79,7 @@ _TYPES = {ColumnKind.INTEGER: "BIGINT", ColumnKind.TIME: "BIGINT"}
 _KEYS = {
     "ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)",
     "bar_digests": ", PRIMARY KEY (exchange, symbol, timeframe, day)",
+    "coverage": ", PRIMARY KEY (exchange, symbol, timeframe, first)",
 }
 
 
@@ -112,6 +113,7 @@ _SCHEMA = SchemaDialect(
         "0002": (_table_sql(DIGESTS),),
         # its columns and tables are among those of the first
         "0004": (),
+        "0005": (_table_sql(COVERAGE),),
     },
 )
 

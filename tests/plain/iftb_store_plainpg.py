@@ -16,7 +16,7 @@ from iftb_store.relational import SqlBackend, SqlDialect, StorePool
 from iftb_store.relational.dialect import decode_time
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.scope import TABLES
-from iftb_store.schema.table_spec import DIGESTS, ColumnKind, TableSpec
+from iftb_store.schema.table_spec import COVERAGE, DIGESTS, ColumnKind, TableSpec
 from iftb_store_postgres.session import PostgresDriver
 
 _TRANSIENT = (
@@ -85,6 +85,7 @@ _TYPES = {
 _KEYS = {
     "ohlcv": ", UNIQUE (exchange, symbol, timeframe, timestamp)",
     "bar_digests": ", PRIMARY KEY (exchange, symbol, timeframe, day)",
+    "coverage": ", PRIMARY KEY (exchange, symbol, timeframe, first)",
 }
 
 
@@ -117,6 +118,7 @@ class NaivePostgresBackend(PlainPostgresBackend):
             ),
             "0002": (_table_sql(DIGESTS),),
             "0004": (),
+            "0005": (_table_sql(COVERAGE),),
         },
     )
     dialect = replace(

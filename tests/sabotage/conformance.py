@@ -68,7 +68,7 @@ async def empty(url: str) -> None:
 
 def compare_with_the_model(self: object, tmp_path: Path) -> None:
     fault = quote_plus(type(self).fault)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    compare_with_model({"the backend": f"sabotage:///{tmp_path / 'store.db'}?fault={fault}"}, examples=25, steps=15)
+    compare_with_model({"the backend": f"sabotage:///{tmp_path / 'store.db'}?fault={fault}"}, examples=40, steps=20)
 
 
 def find_test(name: str) -> Any:

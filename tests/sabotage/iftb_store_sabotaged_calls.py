@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from sqlalchemy import text
@@ -213,6 +214,33 @@ async def ignore_the_account(call: Call) -> Any:
     return await call.answer()
 
 
+async def lose_a_fee(call: Call) -> Any:
+    if call.name == "records.update trades":
+        return await call.answer(_2={name: value for name, value in call.args[2].items() if name != "fee"})
+    return await call.answer()
+
+
+async def apply_all_but_the_last_fill(call: Call) -> Any:
+    answer = await call.answer()
+    if call.name == "records.select fills" and call.args[0].limit is None and len(answer) > 1:
+        return answer[:-1]
+    return answer
+
+
+async def store_a_fill_twice(call: Call) -> Any:
+    try:
+        return await call.answer()
+    except IntegrityError:
+        if call.name != "records.insert fills":
+            raise
+        fill = call.args[1]
+        return await call.answer(_1=replace(fill, fill_id=f"{fill.fill_id} again {uuid4().hex}"))
+
+
+async def ignore_the_account_of_fills(call: Call) -> Any:
+    return await (ignore_the_account(call) if call.name == "records.select fills" else call.answer())
+
+
 async def order_ties_oldest_first(call: Call) -> Any:
     answer = await call.answer()
     if call.name == "records.select system_events":
@@ -281,6 +309,10 @@ _FAULTS: dict[str, Callable[[Call], Awaitable[Any]]] = {
     "sums floats": sum_floats,
     "reopens a position": reopen_a_position,
     "ignores the account": ignore_the_account,
+    "ignores the account of fills": ignore_the_account_of_fills,
+    "loses a fee": lose_a_fee,
+    "applies all but the last fill": apply_all_but_the_last_fill,
+    "stores a fill twice": store_a_fill_twice,
     "orders ties oldest first": order_ties_oldest_first,
     "mixes two states": mix_two_states,
     "raises the driver's error of a lost connection": leak_the_driver,

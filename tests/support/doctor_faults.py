@@ -241,7 +241,7 @@ CASES = [
             rows=("1",),
             is_fixed=False,
         )
-        for table in ("trades", "positions")
+        for table in ("trades", "positions", "fills")
         for quantity in ("0", "-0.5")
     ),
     Case(
@@ -266,6 +266,56 @@ CASES = [
     ),
     Case(("note", "event of an unknown trade", "system_events"), "UPDATE system_events SET trade_id = 'gone' WHERE id = 2"),
     Case(("note", "event of an unknown position", "system_events"), "UPDATE system_events SET position_id = 9 WHERE id = 2"),
+    Case(("note", "fill of an unknown trade", "fills"), "UPDATE fills SET trade_id = 'gone' WHERE id = 2", rows=("2",)),
+    Case(("note", "ledger entry of an unknown trade", "ledger_entries"), "DELETE FROM trades WHERE id = 2"),
+    *(
+        Case(("warning", "fill of another market", "fills"), f"UPDATE fills SET {column} = 'other' WHERE id = 2", rows=("2",))
+        for column in ("symbol", "exchange", "account")
+    ),
+    *(
+        Case(
+            ("error", f"unknown {column}", table),
+            f"{bare(table)} UPDATE {table} SET {column} = 'long' WHERE id = 2",
+            ("sqlite", "duckdb"),
+            column,
+            ("2",),
+            is_fixed=False,
+        )
+        for table, column in (("fills", "liquidity"), ("ledger_entries", "kind"))
+    ),
+    Case(
+        ("error", "unknown side", "fills"),
+        "ALTER TABLE fills DROP CONSTRAINT ck_fills_side; UPDATE fills SET side = 'long' WHERE id = 2",
+        ("postgres",),
+        "side",
+        ("2",),
+        is_fixed=False,
+    ),
+    Case(
+        ("error", "duplicate fills", "fills"),
+        "ALTER TABLE fills DROP CONSTRAINT uq_fills; UPDATE fills SET fill_id = 'F-1' WHERE id = 2",
+        ("postgres",),
+        rows=("2",),
+    ),
+    *(
+        Case(
+            ("error", f"duplicate {table}", table),
+            f"{bare(table)} UPDATE {table} SET {change} WHERE id = 2",
+            ("sqlite", "duckdb"),
+        )
+        for table, change in (
+            ("fills", "fill_id = 'F-1'"),
+            ("ledger_entries", "external_id = 'L-1'"),
+            ("balance_snapshots", "timestamp = {time:2024-01-01 01:00:00}"),
+        )
+    ),
+    Case(
+        ("error", "missing value", "balance_snapshots"),
+        f"{bare('balance_snapshots')} UPDATE balance_snapshots SET total = NULL WHERE id = 2",
+        ("sqlite", "duckdb"),
+        "total",
+        is_fixed=False,
+    ),
     Case(("note", "missing ids", "trades"), "DELETE FROM trades WHERE id = 2", where="id", rows=("2",), is_fixed=False),
     Case(("note", "missing ids", "system_events"), "DELETE FROM system_events WHERE id = 2", rows=("2",), is_fixed=False),
     Case(("error", "sequence behind its ids", "trades"), "UPDATE trades SET id = 40 WHERE id = 3", SERVERS, "id", ("40",)),

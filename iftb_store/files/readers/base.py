@@ -58,7 +58,7 @@ def name_any_damage(path: Path) -> AbstractContextManager[None]:
 
 def count_rows_at_once(names: list[str]) -> int:
     """Return the maximum number of rows in a batch with these columns."""
-    may_be_long = any(set(names) == set(table.columns) for table in TABLES.values() if table is not BARS)
+    may_be_long = any(table.has_columns({*names}) for table in TABLES.values() if table is not BARS)
     return _ROWS_AT_ONCE if may_be_long else _BARS_AT_ONCE
 
 

@@ -56,7 +56,7 @@ class JsonReader(Reader):
         else:
             self.names = list(first) if isinstance(first, dict) else []
         self._known = set(self.names)
-        self._whole = any(set(table.columns) == set(self.names) for table in TABLES.values())
+        self._whole = any(table.has_columns(self._known) for table in TABLES.values())
         if self._whole:
             self._elements.decoder = _PLAIN
         if not self.names:

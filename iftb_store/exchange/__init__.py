@@ -1,0 +1,1 @@
+"""Bars from an exchange: `fill` asks for the ones that are missing."""
