@@ -138,7 +138,7 @@ def _show_all(url: str | None, exchange: str | None, first: datetime | None, las
             if exchange not in (None, one.exchange):
                 continue
             states = await repository.get_coverage(one.symbol, one.timeframe, one.exchange, start=first, end=last)
-            counts = dict.fromkeys(("due", "traded", "quiet", "none", "unknown"), 0)
+            counts: dict[str, int] = dict.fromkeys(("due", "traded", "quiet", "none", "unknown"), 0)
             for state in states:
                 counts["due"] += state.bars
                 counts[state.state] += state.bars
