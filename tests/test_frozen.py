@@ -252,4 +252,4 @@ async def test_verify_finds_the_migrated_databases_of_two_engines_equal(
         await destination.migrate()
         parts = await compare_stores(source, destination)
     assert [part for part in parts if not part.equal] == []
-    assert sum(part.source.rows for part in parts) == _COUNT * len(_of_users(expected))
+    assert sum(part.source.rows for part in parts if part.table in TABLES) == _COUNT * len(_of_users(expected))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iftb_store.analytics.figures import PerformanceReport, TradeStatistics
 
 _log = logging.getLogger(__name__)
-# the backends, one for each manager, for which a trade was logged that is closed without its exit
+# the backends for which a trade was logged that is closed without its exit
 _logged: WeakSet[Any] = WeakSet()
 # the values of an open trade
 _OPEN: dict[str, Any] = {"action": "open", "realized_pnl": None}
@@ -467,8 +467,7 @@ class TradeRepository(FillApplier):
         )
 
     def _stamp(self, trade: Trade) -> Trade:
-        now = self._now()
-        return replace(trade, created_at=now, updated_at=now)
+        return replace(trade, created_at=(now := self._now()), updated_at=now)
 
     def _check(self, trade: Trade) -> Trade:
         checked = check_fields(trade, Trade, TRADE_CHECKS)
