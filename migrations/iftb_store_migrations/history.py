@@ -110,7 +110,7 @@ def upgrade(conn: Connection, revision: str = "head", schema: SchemaDialect | No
         lacking = [] if known is None else [script.revision for script in scripts if script.revision not in known]
         if lacking:
             raise SchemaError(
-                f"the backend's SchemaDialect has no script for revision {' and '.join(lacking)}; nothing was changed; use a "
+                f"the backend's SchemaDialect has no script for revision {', '.join(lacking)}; nothing was changed; use a "
                 "version of the backend that has it, or as the backend's author: add it to `scripts`"
             )
         for script in scripts:
