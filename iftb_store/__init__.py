@@ -84,10 +84,15 @@ if TYPE_CHECKING:
     from iftb_store.doctor import Finding, examine
     from iftb_store.files.export import ExportReport, export_table
     from iftb_store.files.formats import FileFormat
-    from iftb_store.files.import_ import ImportedFile
     from iftb_store.files.import_files import ImportReport, RefusedFile, RefusedFilesError, import_files
+    from iftb_store.files.imported import ImportedFile
+    from iftb_store.foreign.functions import copy_from
+    from iftb_store.foreign.reports import ForeignReport, Program, RefusedRow
     from iftb_store.html_report.functions import HtmlReport, report
     from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
+    from iftb_store.maintenance.prune import prune
+    from iftb_store.maintenance.reports import PrunedPart, PruneReport, RolledUpSeries, RollupReport
+    from iftb_store.maintenance.rollup import rollup
     from iftb_store.transfer.backup import backup
     from iftb_store.transfer.functions import copy, restore, verify
     from iftb_store.transfer.progress import ProgressCallback
@@ -128,6 +133,7 @@ __all__ = [
     "FillSide",
     "FillSummary",
     "Finding",
+    "ForeignReport",
     "GroupFigures",
     "Health",
     "HtmlReport",
@@ -154,11 +160,17 @@ __all__ = [
     "PositionConflictError",
     "PositionRepository",
     "PositionStatus",
+    "Program",
     "ProgressCallback",
+    "PruneReport",
+    "PrunedPart",
     "ReadDecimals",
     "RefusedFile",
     "RefusedFilesError",
+    "RefusedRow",
     "RestoreReport",
+    "RolledUpSeries",
+    "RollupReport",
     "SchemaError",
     "SchemaState",
     "SchemaStatus",
@@ -189,6 +201,7 @@ __all__ = [
     "backup",
     "check_timeframe",
     "copy",
+    "copy_from",
     "create_partitions",
     "examine",
     "export_table",
@@ -196,9 +209,11 @@ __all__ = [
     "import_files",
     "list_partitions",
     "partition_bars",
+    "prune",
     "quantize",
     "report",
     "restore",
+    "rollup",
     "verify",
 ]
 
@@ -216,9 +231,14 @@ _LAZY = {
     "iftb_store.doctor": ("Finding", "examine"),
     "iftb_store.files.export": ("ExportReport", "export_table"),
     "iftb_store.files.formats": ("FileFormat",),
-    "iftb_store.files.import_": ("ImportedFile",),
+    "iftb_store.files.imported": ("ImportedFile",),
     "iftb_store.files.import_files": ("ImportReport", "RefusedFile", "RefusedFilesError", "import_files"),
+    "iftb_store.foreign.functions": ("copy_from",),
+    "iftb_store.foreign.reports": ("ForeignReport", "Program", "RefusedRow"),
     "iftb_store.maintenance.partitions": ("create_partitions", "list_partitions", "partition_bars"),
+    "iftb_store.maintenance.prune": ("prune",),
+    "iftb_store.maintenance.reports": ("PruneReport", "PrunedPart", "RolledUpSeries", "RollupReport"),
+    "iftb_store.maintenance.rollup": ("rollup",),
     "iftb_store.html_report.functions": ("HtmlReport", "report"),
     "iftb_store.transfer.backup": ("backup",),
     "iftb_store.transfer.functions": ("copy", "restore", "verify"),

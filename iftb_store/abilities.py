@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, r
 from sqlalchemy import URL, Connection
 
 from iftb_store.batches.resampling import Bucket, Buckets
-from iftb_store.health import Compaction, Encryption, Partitioning, SchemaStatus, StoreProblem, StoreSize
+from iftb_store.health import Compaction, DroppedPartition, Encryption, Partitioning, SchemaStatus, StoreProblem, StoreSize
 from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
@@ -166,6 +166,26 @@ class SupportsPartitions(Protocol):
 
     async def create_partitions(self, *, ahead: int, start: datetime | None) -> tuple[str, ...]:
         """Create the missing partitions and return their names; see `iftb_store.create_partitions`."""
+        ...
+
+
+@runtime_checkable
+class SupportsPartitionDrops(Protocol):
+    """A backend that can drop old partitions of the table of bars whole, which costs less than deleting the bars; optional."""
+
+    async def drop_partitions(self, before: datetime, *, dry_run: bool) -> list[DroppedPartition]:
+        """Drop the partitions whose time ends at or before ``before``, each in its own transaction; see `iftb_store.prune`.
+
+        Args:
+            before: the time, aware UTC.
+            dry_run: whether to drop nothing, and return the partitions that would be dropped, without their numbers of bars.
+
+        Returns:
+            The partitions, oldest first; empty if none is so old, or the table is not partitioned by time.
+
+        Raises:
+            OperationalError: the database failed; a TransientError if others kept a partition locked for minutes.
+        """
         ...
 
 
@@ -457,6 +477,7 @@ ABILITIES: dict[type[Any], tuple[Capability | None, str]] = {
     SupportsLargeBatches: (None, "it accepts batches of any size, so omit this call"),
     SupportsCompaction: (None, "only a lake has small files to compact"),
     SupportsPartitions: (None, "only PostgreSQL divides its table of bars into partitions, so omit this call"),
+    SupportsPartitionDrops: (None, "only PostgreSQL divides its table of bars into partitions; delete the bars instead"),
     SupportsEncryption: (None, "use db.health(), whose `encrypted` is None on such a backend"),
     SupportsPoolStatus: (None, "use db.health(), whose `pool` is None on such a backend"),
     SupportsWholeReads: (None, "its reads always return all rows, so omit this call"),

@@ -154,6 +154,18 @@ class Partitioning(NamedTuple):
     partitions: tuple[BarPartition, ...]
 
 
+class DroppedPartition(NamedTuple):
+    """A partition of bars that was dropped, see `iftb_store.abilities.SupportsPartitionDrops`.
+
+    Attributes:
+        name: the name of the partition's table.
+        rows: the number of bars of each series, as ((exchange, symbol, timeframe), number); empty after a dry run.
+    """
+
+    name: str
+    rows: tuple[tuple[tuple[str, str, str], int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class PoolState:
     """The connections of a manager: the number that sessions use at the moment, and the maximum number."""

@@ -39,14 +39,17 @@ from iftb_store.values.display import type_name
 _FUNCTIONS = {
     "backup": "iftb_store.transfer.backup",
     "copy": "iftb_store.transfer.functions",
+    "copy_from": "iftb_store.foreign.functions",
     "create_partitions": "iftb_store.maintenance.partitions",
     "examine": "iftb_store.doctor",
     "export_table": "iftb_store.files.export",
     "import_files": "iftb_store.files.import_files",
     "list_partitions": "iftb_store.maintenance.partitions",
     "partition_bars": "iftb_store.maintenance.partitions",
+    "prune": "iftb_store.maintenance.prune",
     "report": "iftb_store.html_report.functions",
     "restore": "iftb_store.transfer.functions",
+    "rollup": "iftb_store.maintenance.rollup",
     "verify": "iftb_store.transfer.functions",
 }
 

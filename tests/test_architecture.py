@@ -21,7 +21,8 @@ _DRIVERS = ("aiosqlite", "asyncpg", "deltalake", "duckdb", "duckdb_engine", "pya
 _ROOMS = (
     "_version", "errors", "_io", "values", "config", "url", "models", "schema", "batches", "health", "protocols", "abilities",
     "analytics", "registry",
-    "standby", "measuring", "manager", "repositories", "transfer", "files", "maintenance", "doctor", "html_report", "sync", "cli",
+    "standby", "measuring", "manager", "repositories", "transfer", "foreign", "files", "maintenance",
+    "doctor", "html_report", "sync", "cli",
 )  # fmt: skip
 _PUBLIC = ("errors", "values", "models", "schema", "batches", "health", "protocols", "abilities", "relational", "columnar")
 #: Exceptions from that order: packages beside it with all that they may import, or additional imports of a package.

@@ -10,8 +10,8 @@ import pytest
 import iftb_store
 
 _FUNCTIONS = (
-    "backup", "copy", "create_partitions", "examine", "export_table", "import_files", "list_partitions", "partition_bars",
-    "report", "restore", "verify",
+    "backup", "copy", "copy_from", "create_partitions", "examine", "export_table", "import_files", "list_partitions",
+    "partition_bars", "prune", "report", "restore", "rollup", "verify",
 )  # fmt: skip
 
 
@@ -34,11 +34,13 @@ def test_the_functions_are_loaded_at_first_use_and_without_pyarrow() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("call", ["copy(db, db)", "verify(db, db)", "restore('x', db)", "export_table(db, 'x.csv')"])
+@pytest.mark.parametrize(
+    "call", ["copy(db, db)", "verify(db, db)", "restore('x', db)", "export_table(db, 'x.csv')", "prune(db, '1d', 'ohlcv')"]
+)
 def test_without_pyarrow_a_function_says_what_to_install(call: str) -> None:
     code = (
         "import asyncio, sys; sys.modules['pyarrow'] = None; import iftb_store\n"
-        "from iftb_store import copy, export_table, restore, verify\n"
+        "from iftb_store import copy, export_table, prune, restore, verify\n"
         "async def main():\n"
         "    async with iftb_store.DatabaseManager('sqlite:///:memory:') as db:\n"
         f"        await {call}\n"

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from iftb_store.errors import SchemaError, TransientError, operational_error
-from iftb_store.health import Encryption, Partitioning
+from iftb_store.health import DroppedPartition, Encryption, Partitioning
 from iftb_store.protocols import Capability
 from iftb_store.relational import (
     EngineBackend,
@@ -35,6 +35,7 @@ from iftb_store_postgres.credentials import forget_variables, tls_problem
 from iftb_store_postgres.errors import translate
 from iftb_store_postgres.guard import GuardedLoop
 from iftb_store_postgres.moves import move_bars
+from iftb_store_postgres.old_partitions import drop_old
 from iftb_store_postgres.partitions import create_missing, find_table, read_partitioning
 from iftb_store_postgres.pool import FAILURES, PostgresPool, check_before_commit
 from iftb_store_postgres.poolers import find_ignored_parameters, find_refused_parameter
@@ -166,6 +167,11 @@ class PostgresBackend(EngineBackend):
         """Create the missing partitions; see `iftb_store.abilities.SupportsPartitions`."""
         async with self._separate_connection() as connection:
             return await create_missing(connection, ahead=ahead, start=start)
+
+    async def drop_partitions(self, before: datetime, *, dry_run: bool) -> list[DroppedPartition]:
+        """Drop the partitions of old bars; see `iftb_store.abilities.SupportsPartitionDrops`."""
+        async with self._separate_connection() as connection:
+            return await drop_old(connection, before, dry_run=dry_run)
 
     @asynccontextmanager
     async def _separate_connection(self) -> AsyncIterator[asyncpg.Connection]:

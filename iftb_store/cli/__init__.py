@@ -24,6 +24,7 @@ from iftb_store.cli.doctor import doctor
 from iftb_store.cli.output import GIVEN, print_error, say
 from iftb_store.cli.partitions import partitions
 from iftb_store.cli.performance import performance
+from iftb_store.cli.prune import prune, rollup
 from iftb_store.cli.report import report
 from iftb_store.cli.target import Terminated, is_url
 from iftb_store.config import ENVIRONMENT, resolve_url
@@ -89,6 +90,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "restore": backups.restore,
     "compact": compact,
     "partitions": partitions,
+    "prune": prune,
+    "rollup": rollup,
 }
 
 for _name, _command in _COMMANDS.items():

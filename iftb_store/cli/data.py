@@ -286,7 +286,7 @@ def time_window(start: str | None, end: str | None) -> tuple[datetime | None, da
     Raises:
         InvalidValueError: a text is neither ISO 8601 nor now nor a duration before now, e.g. -7d.
     """
-    return checks.optional(_parse_time, start, "--start"), checks.optional(_parse_time, end, "--end")
+    return checks.optional(parse_time, start, "--start"), checks.optional(parse_time, end, "--end")
 
 
 def _find_window(timeframe: str, start: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
@@ -304,7 +304,12 @@ def _find_window(timeframe: str, start: str | None, end: str | None) -> tuple[da
     return first, last
 
 
-def _parse_time(text: Any, option: str) -> datetime:
+def parse_time(text: Any, option: str) -> datetime:
+    """Return the time given in an option, naive if the text has no offset.
+
+    Raises:
+        InvalidValueError: the text is neither ISO 8601 nor now nor a duration before now, e.g. -7d.
+    """
     if text == "now":
         return datetime.now(UTC)
     if _AGO.fullmatch(text):

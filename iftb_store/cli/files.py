@@ -19,16 +19,15 @@ from iftb_store.cli.transfer import Accounts, End, Exchanges, Quiet, Start, Symb
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.export import ExportReport, export_table
 from iftb_store.files.formats import FORMATS
-from iftb_store.files.import_ import ImportedFile
 from iftb_store.files.import_files import (
     FileImport,
     ImportReport,
     RefusedFile,
     RefusedFilesError,
     check_header,
-    find_zone,
     format_path,
 )
+from iftb_store.files.imported import ImportedFile
 from iftb_store.files.options import Hints
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
@@ -39,6 +38,7 @@ from iftb_store.values import checks
 from iftb_store.values.choices import Conflict, ReadDecimals
 from iftb_store.values.display import show
 from iftb_store.values.readable import format_count, format_moment
+from iftb_store.values.times import find_zone
 
 _FILE_HELP = "Files, patterns, e.g. '*.zip', folders, or - for stdin (required)."
 

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from iftb_store.cli.completion import one_of, timeframes
 from iftb_store.cli.data import Json, time_window
+from iftb_store.cli.foreign import PROGRAMS, complete_program, copy_foreign, show_foreign
 from iftb_store.cli.output import console, print_error, print_json, print_table, say
 from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, format_target, require_file, run
 from iftb_store.config import resolve_url
+from iftb_store.errors import InvalidValueError
 from iftb_store.manager import DatabaseManager
 from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
@@ -86,6 +88,21 @@ def copy(
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Read every selected row of DST.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be done or refused; write nothing.")] = False,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PROGRAM",
+            help=f"SRC is a database of another program: {', '.join(PROGRAMS)}.",
+            autocompletion=complete_program,
+        ),
+    ] = None,
+    tz: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="Time zone of vnpy's times, e.g. Asia/Shanghai (required for vnpy).")
+    ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="With --from: store refused trades and positions with the listed corrections.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +119,32 @@ def copy(
     --start, --end and --since apply to the entry_time of trades and positions, the created_at of events, and the timestamp of
     other rows. TIME is ISO 8601, e.g. 2024-02-29 (midnight) or 2024-02-29T23:59, in UTC unless it has an offset; or now, or -7d
     for 7 days ago (m minutes, h hours, d days, w weeks).
+
+    With --from, SRC is an SQLite or PostgreSQL database of the original storage layer, of freqtrade or of vnpy; nothing is
+    changed in it. Rows that are refused are listed, the others copied; the exit code is 1 if rows were refused and not accepted.
+    Of freqtrade, --account names the account that the rows get.
     """
+    if program is not None:
+        given = {
+            "--table": tables, "--exchange": exchanges, "--symbol": symbols, "--timeframe": timeframes, "--start": start,
+            "--end": end, "--since": since, "--delete": delete, "--keep-ids": keep_ids, "--full": full,
+        }  # fmt: skip
+        _copy_program(
+            source,
+            destination,
+            program,
+            tz=tz,
+            accounts=accounts or (),
+            accept=accept,
+            on_conflict=on_conflict,
+            dry_run=dry_run,
+            refused_options=[name for name, value in given.items() if value],
+            quiet=quiet or as_json,
+            as_json=as_json,
+        )
+        return
+    if tz is not None or accept:
+        raise InvalidValueError(f"{'--accept' if accept else '--tz'} needs --from, the program whose database SRC is")
     chosen = _Choice(tables, exchanges, symbols, timeframes, accounts, start, end, since)
     progress = Progress(quiet=quiet)
 
@@ -139,6 +181,19 @@ def copy(
         report_unknown(source, symbols or [], _NOTHING)
         if not (as_json or quiet):
             say(_NOTHING)
+
+
+def _copy_program(source: str, destination: str, program: str, *, quiet: bool, as_json: bool, **options: Any) -> None:
+    report = copy_foreign(source, destination, program, quiet=quiet, **options)
+    if as_json:
+        print_json(report)
+    else:
+        show_foreign(report, quiet=quiet)
+        if not quiet:
+            _show_left_out(report.copied.left_out)
+            _show_copied(report.copied, delete=False)
+    if any(not row.accepted for row in report.refused):
+        raise typer.Exit(1)
 
 
 def verify(

@@ -27,6 +27,7 @@ class FileKind(Enum):
     HEADLESS = "CSV without a header"
     JSON = "JSON"
     JSON_LINES = "JSON lines"
+    DATABASE = "an SQLite database"
     NOTHING = "an empty file of JSON lines"
 
 
@@ -45,13 +46,13 @@ def detect_format(path: Path) -> FileKind:
             return FileKind.NOTHING
         raise DumpError(f"{path}: is empty")
     binary = {b"PAR1": FileKind.PARQUET, b"ARROW1": FileKind.FEATHER, b"PK\3\4": FileKind.DUMP, b"PK\5\6": FileKind.DUMP}
+    binary[b"SQLite format 3\0"] = FileKind.DATABASE
     for magic, kind in binary.items():
         if head.startswith(magic):
             return kind
     refused = {
         b"PARE": "an encrypted Parquet file; decrypt it first",
         b"FEA1": "a Feather file of version 1, which is not supported; convert it with pandas.read_feather and to_feather",
-        b"SQLite format 3": "a database; read it with `iftb-store copy`",
     }
     for magic, what in refused.items():
         if head.startswith(magic):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iftb_store._io.tasks import import_modules, run_to_end
@@ -14,8 +11,10 @@ from iftb_store.errors import InvalidValueError
 from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.batches import Batches, Converter
 from iftb_store.files.commits import Commit, finish_commit
+from iftb_store.files.databases import import_database
 from iftb_store.files.detect import FileKind
 from iftb_store.files.earlier import EarlierFiles, describe_unknown
+from iftb_store.files.imported import ImportedFile
 from iftb_store.files.klines import import_klines
 from iftb_store.files.readers.binance import DumpError, KlineRows
 from iftb_store.files.source import Source
@@ -31,39 +30,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from iftb_store.files.duplicates import BatchCounts
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedFile:
-    """The result of importing one file.
-
-    Attributes:
-        path: the file.
-        table: the table of the rows; empty if the file has no rows and does not name its table.
-        rows: number of rows written; bars that the file contains more than once count once.
-        series: (exchange, symbol, timeframe) of the bars if all belong to one series, otherwise None.
-        first: the earliest time of the rows, None if there are no rows.
-        last: the latest time of the rows, None if there are no rows.
-        inserted: number of rows that were new.
-        changed: number of rows that were stored with other values.
-        equal: number of rows that were stored with the same values.
-        rounded: number of values that were rounded to 18 places.
-        skipped: number of rows without prices that were skipped.
-        notes: remarks for the user on how the file was read, e.g. that floats were converted.
-    """
-
-    path: Path
-    table: str
-    rows: int
-    series: tuple[str, str, str] | None
-    first: datetime | None
-    last: datetime | None
-    inserted: int = 0
-    changed: int = 0
-    equal: int = 0
-    rounded: int = 0
-    skipped: int = 0
-    notes: tuple[str, ...] = ()
 
 
 async def import_file(
@@ -113,6 +79,10 @@ async def import_file(
     commit, progress, earlier = commit or Commit(), progress or (lambda done, total: None), earlier or EarlierFiles()
     if source.kind is FileKind.NOTHING:
         return ImportedFile(source.path, "", 0, None, None, None)
+    if source.kind is FileKind.DATABASE:
+        if insert or new_ids:
+            raise InvalidValueError(f"{source.path}: is a database; leave {'--insert' if insert else '--new-ids'} out for it")
+        return await import_database(db, source, on_conflict, progress)
     if source.dump is not None:
         return await finish_commit(_import_dump(db, source, insert, refuse_changes, earlier, progress, commit, ahead), commit)
     return await finish_commit(_import(db, source, insert, new_ids, refuse_changes, earlier, progress, commit), commit)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from sqlalchemy.exc import IntegrityError
 
@@ -20,7 +20,8 @@ from iftb_store.errors import InvalidValueError, StoreError, TradeConflictError
 from iftb_store.files.ahead import ReadAhead
 from iftb_store.files.commits import Commit
 from iftb_store.files.earlier import EarlierFiles
-from iftb_store.files.import_ import ImportedFile, import_file
+from iftb_store.files.import_ import import_file
+from iftb_store.files.imported import ImportedFile
 from iftb_store.files.options import Hints
 from iftb_store.files.paths import STDIN, Stdin, find_paths
 from iftb_store.files.readers.binance import DumpError, KlineRows
@@ -32,6 +33,7 @@ from iftb_store.values import checks
 from iftb_store.values.choices import CONFLICTS, Conflict, Decimals
 from iftb_store.values.display import show, type_name
 from iftb_store.values.timeframes import check_timeframe
+from iftb_store.values.times import find_zone
 
 #: The names of a file's columns for those of iftb-store, or the names of all columns of a file without a header.
 Columns: TypeAlias = Mapping[str, str] | Sequence[str]
@@ -365,17 +367,3 @@ def check_header(names: Sequence[object]) -> tuple[str, ...]:
         if header.count(name) > 1:
             raise InvalidValueError(f"two columns have the name {show(name)}; give each column its own name")
     return header
-
-
-def find_zone(name: str | ZoneInfo | None) -> ZoneInfo | None:
-    """Return the time zone with the given name.
-
-    Raises:
-        InvalidValueError: the time zone is not known.
-    """
-    if name is None or isinstance(name, ZoneInfo):
-        return name
-    try:
-        return ZoneInfo(checks.text(name, "tz"))
-    except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
-        raise InvalidValueError(f"tz {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error

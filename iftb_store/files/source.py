@@ -55,6 +55,8 @@ class Source:
         self.columns: dict[str, str] = {}
         self.dump: KlineDump | None = None
         self.named = read_series_in_name(path)
+        if self.kind is FileKind.DATABASE:
+            return
         if hints.timeframe is not None and self.named[1] not in (None, hints.timeframe):
             raise InvalidValueError(
                 f"{path}: the file name contradicts --timeframe {hints.timeframe}; leave the option out, or rename the file"

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from iftb_store import DatabaseManager, MissingDriverError, NotConnectedError, URLError, check_timeframe
+from iftb_store import DatabaseManager, InvalidValueError, MissingDriverError, NotConnectedError, URLError, check_timeframe
 from iftb_store.files.export import export_table
 from iftb_store.files.import_files import RefusedFilesError, import_files
+from iftb_store.foreign.functions import copy_from
 from iftb_store.html_report.functions import report
 from iftb_store.maintenance.partitions import create_partitions, list_partitions, partition_bars
+from iftb_store.maintenance.prune import prune
+from iftb_store.maintenance.rollup import rollup
 from iftb_store.registry import find_backend
 from iftb_store.testing.hostile_values import Attempt, Try
 from iftb_store.transfer.functions import copy, restore, verify
@@ -49,6 +52,18 @@ def _between_stores(function: Callable[..., Awaitable[Any]], **given: Any) -> At
         return 0
 
     return attempt
+
+
+async def _copy_from(one: Try) -> int:
+    if _is_callback(one):
+        return 0
+    with TemporaryDirectory() as folder:
+        # an empty database of SQLite: it is of no program
+        path = Path(folder, "foreign.db")
+        path.touch()  # noqa: ASYNC240 - no waiting  # noqa: ASYNC240 - no waiting
+        with suppress(InvalidValueError):
+            await copy_from(**one.changed(source=f"sqlite:///{path}", destination=one.db, dry_run=True))
+    return 0
 
 
 async def _restore(one: Try) -> int:
@@ -104,9 +119,19 @@ def _of_partitions(function: Callable[..., Awaitable[Any]]) -> Attempt:
     return attempt
 
 
+def _of_old_rows(function: Callable[..., Awaitable[Any]], **given: Any) -> Attempt:
+    async def attempt(one: Try) -> int:
+        if not _is_callback(one):
+            await function(**one.changed(db=one.db, dry_run=True, **given))
+        return 0
+
+    return attempt
+
+
 METHODS: dict[str, Attempt] = {
     "copy": _between_stores(copy, dry_run=True),
     "verify": _between_stores(verify),
+    "copy_from": _copy_from,
     "restore": _restore,
     "export_table": _export,
     "import_files": _import,
@@ -114,5 +139,7 @@ METHODS: dict[str, Attempt] = {
     "check_timeframe": _check_timeframe,
     "partition_bars": _of_partitions(partition_bars),
     "create_partitions": _of_partitions(create_partitions),
+    "prune": _of_old_rows(prune, older_than="90d", tables="ohlcv"),
+    "rollup": _of_old_rows(rollup, source="1h", target="4h"),
     "list_partitions": _of_partitions(list_partitions),
 }

@@ -25,6 +25,7 @@ from iftb_store.testing.hostile import HostileTests
 from iftb_store.testing.interrupting import InterruptTests
 from iftb_store.testing.ledger import LedgerTests
 from iftb_store.testing.lifecycle import LifecycleTests
+from iftb_store.testing.maintenance import PruneTests, RollupTests
 from iftb_store.testing.many_series import ManySeriesTests
 from iftb_store.testing.misuse import MisuseTests
 from iftb_store.testing.performance import PerformanceTests
@@ -92,6 +93,8 @@ class BackendConformance(
     DigestRowTests,
     ViewTests,
     TransferTests,
+    PruneTests,
+    RollupTests,
     BackupTests,
     HostileTests,
     PropertyTests,

@@ -1,10 +1,11 @@
-"""The start of a time window, given as a time or as a duration before now."""
+"""The start of a time window, given as a time or as a duration before now; and time zones by their names."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from iftb_store.errors import InvalidValueError
 from iftb_store.values import checks
@@ -58,3 +59,17 @@ def _parse_duration(since: object, name: str) -> timedelta:
     if match is None:
         raise InvalidValueError(f"{name} {show(since)} is not a duration; write it as 30m, 12h, 7d or 2w, or give the start")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def find_zone(name: str | ZoneInfo | None) -> ZoneInfo | None:
+    """Return the time zone with the given name.
+
+    Raises:
+        InvalidValueError: the time zone is not known.
+    """
+    if name is None or isinstance(name, ZoneInfo):
+        return name
+    try:
+        return ZoneInfo(checks.text(name, "tz"))
+    except (ZoneInfoNotFoundError, ValueError, OSError, UnicodeError) as error:
+        raise InvalidValueError(f"tz {show(name)} is not a known time zone; write it as e.g. Europe/Berlin") from error

@@ -32,6 +32,7 @@ _CHOOSING = {
     )
 }
 STORE = ("sqlite:///store.db",)
+_PRUNE = ("--older-than", "90d", "--table", "ohlcv")
 #: For each command, the words before the hostile one, by the name of the parameter.
 PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"path": ("--path",)},
@@ -40,6 +41,18 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
     "doctor": {"url": ()},
     "compact": {"url": (), "keep_days": (*STORE, "--keep-days")},
     "partitions": {"url": (), "ahead": (*STORE, "--ahead"), "start": (*STORE, "--start")},
+    "prune": {
+        "url": _PRUNE,
+        "older_than": (*STORE, "--table", "ohlcv", "--older-than"),
+        "tables": (*STORE, "--older-than", "90d", "--table"),
+        **{name: (*STORE, *_PRUNE, f"--{name}") for name in ("exchange", "symbol", "timeframe")},
+    },
+    "rollup": {
+        "url": (),
+        "source": STORE,
+        "target": (*STORE, "1m"),
+        **{name: (*STORE, "1m", "1h", f"--{name}") for name in ("exchange", "symbol", "start", "end")},
+    },
     "import": {
         "url": (),
         "files": ("sqlite:///store.db",),
@@ -69,6 +82,8 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
         "source": (),
         "destination": ("sqlite:///store.db",),
         "on_conflict": ("sqlite:///store.db", "sqlite:///copy.db", "--on-conflict"),
+        "program": ("sqlite:///store.db", "sqlite:///copy.db", "--from"),
+        "tz": ("sqlite:///store.db", "sqlite:///copy.db", "--from", "vnpy", "--tz"),
         **_CHOOSING,
     },
     "verify": {"source": (), "destination": ("sqlite:///store.db",), **_CHOOSING},
@@ -111,6 +126,8 @@ PLACES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 #: Words that follow the hostile one.
 AFTER = {
+    ("rollup", "url"): ("1m", "1h"),
+    ("rollup", "source"): ("1h",),
     ("gaps", "symbol"): ("1m",),
     ("latest", "symbol"): ("1m",),
     ("copy", "source"): ("sqlite:///copy.db",),

@@ -1,0 +1,1 @@
+"""Databases of other programs: of the original storage layer, of freqtrade and of vnpy."""
