@@ -18,8 +18,10 @@ from iftb_store.doctor.checks import Finding
 from iftb_store.files.export import ExportReport
 from iftb_store.files.formats import FileFormat
 from iftb_store.files.import_files import Columns, ImportReport, Paths
+from iftb_store.foreign.reports import ForeignReport, Program
 from iftb_store.health import Health, Partitioning, SchemaStatus
 from iftb_store.html_report.functions import HtmlReport
+from iftb_store.maintenance.reports import PruneReport, RollupReport
 from iftb_store.manager import A, T
 from iftb_store.models import (
     Fill,
@@ -585,6 +587,20 @@ def copy(
 ) -> CopyReport:
     """Copy the rows that are missing or different in another store, of any engine, then verify the copy."""
 
+def copy_from(
+    source: str | URL,
+    destination: SyncStore,
+    program: Program | None = None,
+    *,
+    tz: str | ZoneInfo | None = None,
+    account: str = "",
+    accept: bool = False,
+    on_conflict: Conflict = "source-wins",
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+) -> ForeignReport:
+    """Copy another program's SQLite or PostgreSQL database into a store, and verify the copy; nothing is changed in it."""
+
 def create_partitions(db: SyncStore, *, ahead: int = ..., start: datetime | None = None) -> tuple[str, ...]:
     """Create the partitions of the current and the coming months or years, and of those that have bars in the default partition."""
 
@@ -637,6 +653,20 @@ def partition_bars(
 ) -> Partitioning:
     """Divide the table of bars into partitions; readers and writers continue meanwhile."""
 
+def prune(
+    db: SyncStore,
+    older_than: Since,
+    tables: str | Collection[str],
+    exchange: str | None = None,
+    symbol: str | None = None,
+    timeframe: str | None = None,
+    *,
+    keep_daily: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+) -> PruneReport:
+    """Delete old rows in batches, each in its own transaction, while others read and write."""
+
 def report(
     db: SyncStore,
     path: str | os.PathLike[str] | None = None,
@@ -659,6 +689,21 @@ def restore(
     path: str | os.PathLike[str], db: SyncStore, *, overwrite: bool = False, progress: ProgressCallback | None = None
 ) -> RestoreReport:
     """Restore a backup into a store of any engine, with all ids and times, and verify the result."""
+
+def rollup(
+    db: SyncStore,
+    source: Timeframe,
+    target: Timeframe,
+    *,
+    exchange: str | None = None,
+    symbol: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    partial: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCallback | None = None,
+) -> RollupReport:
+    """Compute the bars of a longer timeframe that are missing, and store them; they remain when the shorter ones are pruned."""
 
 def verify(
     source: SyncStore,
