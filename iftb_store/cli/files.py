@@ -158,12 +158,15 @@ def import_(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
+    """Store the rows of files: exports of iftb-store, candles from Binance, freqtrade, ccxt, pandas or Polars, and databases.
 
     The format is detected from the content, not the file name; files may be packed with gzip. Each file is stored completely
     or not at all. Rows that are already stored are overwritten, so importing a file twice changes nothing. A file that has
     other values for a bar than an earlier file of the command is refused; if the times of the bars have more than 400,000 gaps,
     some bars are not compared, and the command prints their number. Rows of an export keep their ids.
+
+    freqtrade's tradesv3.sqlite, the original layer's SQLite database and, with --tz, vnpy's are imported too; see
+    `iftb-store copy --from`.
     """
     url, patterns = url_and_rest(url, *(files or []))
     if not patterns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -27,11 +28,11 @@ async def import_database(db: ConnectedStore, source: Source, on_conflict: Confl
     """
     address = URL.create("sqlite", database=str(source.path.absolute()))
     try:
-        report = await copy_from(
-            address, db, tz=source.hints.zone, on_conflict=on_conflict, progress=lambda step, done, total: progress(done, total)
-        )
+        report = await copy_from(address, db, tz=source.hints.zone, on_conflict=on_conflict)
     except (InvalidValueError, CollisionError) as error:
         raise DumpError(f"{source.path}: is a database: {error}") from error
+    size = (await asyncio.to_thread(source.path.stat)).st_size
+    progress(size, size)
     return describe_import(source.path, report)
 
 

@@ -82,6 +82,8 @@ async def import_file(
     if source.kind is FileKind.DATABASE:
         if insert or new_ids:
             raise InvalidValueError(f"{source.path}: is a database; leave {'--insert' if insert else '--new-ids'} out for it")
+        # its batches are committed one by one
+        commit.state = "sent"
         return await import_database(db, source, on_conflict, progress)
     if source.dump is not None:
         return await finish_commit(_import_dump(db, source, insert, refuse_changes, earlier, progress, commit, ahead), commit)

@@ -101,13 +101,14 @@ async def import_files(
     decimals: Decimals | None = None,
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
-    """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars.
+    """Store the rows of files: exports of iftb-store, candles from Binance, freqtrade, ccxt, pandas or Polars, and databases.
 
     The format is detected from the content, not the file name. Each file is stored completely or not at all, in its own
     transaction; a file that is refused does not stop the others. Rows that are already stored are overwritten, so importing a
     file twice changes nothing. Each bar is compared with the bars of earlier files of the import; if the times of these have
     more than 400,000 gaps, a note says how many bars were not compared. Rows of an export keep their ids. If the import is
-    cancelled, the files stored so far stay.
+    cancelled, the files stored so far stay. An SQLite database of freqtrade, of the original layer, or, with ``tz``, of vnpy is
+    copied as by `copy_from`, in batches that are committed one by one; a note counts the rows that were refused.
 
     Args:
         db: the connected store, e.g. a DatabaseManager.
