@@ -224,7 +224,7 @@ def _ingest(size: int, url: str) -> Clock:
 
 
 def _query(name: str) -> Callable[[str, int, str], Clock]:
-    async def run(size: int, url: str) -> Clock:
+    async def run(side: str, size: int, url: str) -> Clock:
         from iftb_store import DatabaseManager, OHLCVRepository
 
         await _fill(url, 1, size)
@@ -233,6 +233,8 @@ def _query(name: str) -> Callable[[str, int, str], Clock]:
             calls: dict[str, Callable[[], Any]] = {
                 "get_gaps": lambda: repository.get_gaps("S000", "1m"),
                 "list_series": repository.list_series,
+                # the first version always counts
+                "list_series without counts": lambda: repository.list_series(**({"counts": False} if side == "ours" else {})),
                 "resample": lambda: repository.resample("S000", "1m", "1h", START, datetime(2030, 1, 1, tzinfo=UTC)),
             }
             await calls[name]()
@@ -240,7 +242,7 @@ def _query(name: str) -> Callable[[str, int, str], Clock]:
                 await calls[name]()
         return clock
 
-    return lambda side, size, url: asyncio.run(run(size, url))
+    return lambda side, size, url: asyncio.run(run(side, size, url))
 
 
 CASES: dict[str, Callable[[str, int, str], Clock]] = {
@@ -249,7 +251,7 @@ CASES: dict[str, Callable[[str, int, str], Clock]] = {
     "write_arrow upsert": _write("upsert"),
     "write_arrow insert": _write("insert"),
     "copy from SQLite": _copy,
-    **{name: _query(name) for name in ("get_gaps", "list_series", "resample")},
+    **{name: _query(name) for name in ("get_gaps", "list_series", "list_series without counts", "resample")},
 }
 
 if __name__ == "__main__":

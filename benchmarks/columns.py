@@ -56,6 +56,7 @@ ROWS = (
     Comparison("copy from SQLite", "postgresql", 500_000, 0.60),
     Comparison("get_gaps", "sqlite", _MANY, 0.40),
     Comparison("list_series", "sqlite", _MANY, 0.45),
+    Comparison("list_series without counts", "postgresql", _MANY, 0.05),
     Comparison("resample", "duckdb", _MANY, 0.50),
 )
 

@@ -22,6 +22,7 @@ import typer
 from benchmarks.growth_paths import PATHS, Place
 from benchmarks.postgres import postgres_databases
 from benchmarks.show import TITLES, table_of, terminal, verdict
+from iftb_store.url import bound_memory
 
 ENGINES = {"postgresql": "PostgreSQL", "sqlite": "SQLite", "duckdb": "DuckDB"}
 #: The greatest ratio of the larger size to the smaller one: of the time a row, and of the peak memory.
@@ -96,7 +97,9 @@ class _Places:
         """Return the place of a path; one that writes gets a new destination, except the first, which fills the source."""
         if path in ("write_arrow", "import", "copy"):
             self._last = self._create()
-        return Place(self._source, self._last, self._file, self._rows)
+        # as in the commands: without limits, the engine's own cache grows with the store
+        source, last = (bound_memory(url).render_as_string(hide_password=False) for url in (self._source, self._last))
+        return Place(source, last, self._file, self._rows)
 
 
 def _run(path: str, warm: Place, place: Place) -> dict[str, float]:

@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection
 
 from iftb_store.batches.resampling import Bucket, Buckets
 from iftb_store.health import Compaction, DroppedPartition, Encryption, Partitioning, SchemaStatus, StoreProblem, StoreSize
+from iftb_store.models import SeriesSpan
 from iftb_store.protocols import Capability, Isolation, Session
 from iftb_store.schema.dialect import SchemaDialect
 from iftb_store.schema.table_spec import RowFilter, TableSpec
@@ -358,6 +359,10 @@ class SupportsSeries(Protocol):
 
         ``selection`` may name an exchange, a timeframe, both or neither; it has no time window.
         """
+        ...
+
+    async def find_spans(self, selection: RowFilter) -> list[SeriesSpan]:
+        """Return the series of find_series with the times of their first and last bars."""
         ...
 
 

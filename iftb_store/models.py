@@ -404,8 +404,8 @@ class BalanceSnapshot:
 
 
 @dataclass(slots=True)
-class Series:
-    """One series of bars: an exchange, a symbol and a timeframe.
+class SeriesSpan:
+    """One series of bars, an exchange, a symbol and a timeframe, with the times of its ends.
 
     Attributes:
         exchange: the exchange.
@@ -413,8 +413,6 @@ class Series:
         timeframe: the timeframe.
         first: the opening time of the first bar, UTC.
         last: the opening time of the last bar, UTC.
-        count: the number of bars.
-        missing: the number of bars that are missing between the first and the last.
     """
 
     exchange: str
@@ -422,14 +420,25 @@ class Series:
     timeframe: Timeframe
     first: datetime
     last: datetime
-    count: int
-    missing: int
 
     def _repr_html_(self) -> str:
         # only notebooks need it
         from iftb_store.values.readable import describe_in_table
 
         return describe_in_table({item.name: getattr(self, item.name) for item in fields(self)})
+
+
+@dataclass(slots=True)
+class Series(SeriesSpan):
+    """One series of bars with the numbers of its bars; see `SeriesSpan` for the other attributes.
+
+    Attributes:
+        count: the number of bars.
+        missing: the number of bars that are missing between the first and the last.
+    """
+
+    count: int
+    missing: int
 
 
 @dataclass(slots=True)

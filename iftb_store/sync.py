@@ -26,9 +26,11 @@ from iftb_store._io.turns import check_process
 from iftb_store.errors import InvalidValueError, NotConnectedError, refuse_pickling
 from iftb_store.manager import DatabaseManager
 from iftb_store.protocols import Session
+from iftb_store.repositories.balances import BalanceRepository
 from iftb_store.repositories.base import Clock, utc_now
 from iftb_store.repositories.events import SystemEventRepository
 from iftb_store.repositories.fills import FillRepository
+from iftb_store.repositories.ledger import LedgerRepository
 from iftb_store.repositories.ohlcv import OHLCVRepository
 from iftb_store.repositories.positions import PositionRepository
 from iftb_store.repositories.streams import Stream
@@ -64,6 +66,8 @@ _REWRITTEN = {
     r"\bPositionRepository\((\w+)\)": r"\1.positions",
     r"\bSystemEventRepository\((\w+)\)": r"\1.events",
     r"\bFillRepository\((\w+)\)": r"\1.fills",
+    r"\bLedgerRepository\((\w+)\)": r"\1.ledger",
+    r"\bBalanceRepository\((\w+)\)": r"\1.balances",
 }
 
 _NOT_PLAIN = "work must be a plain function in the blocking façade, not an async function or one that returns an awaitable"
@@ -260,6 +264,20 @@ class SyncFillRepository(_RecordRepository):
     _source = FillRepository
 
 
+@_make_blocking(LedgerRepository)
+class SyncLedgerRepository(_RecordRepository):
+    """`iftb_store.LedgerRepository` for blocking code."""
+
+    _source = LedgerRepository
+
+
+@_make_blocking(BalanceRepository)
+class SyncBalanceRepository(_RecordRepository):
+    """`iftb_store.BalanceRepository` for blocking code."""
+
+    _source = BalanceRepository
+
+
 class _HasRepositories(_Blocking):
     """Base of the store and its sessions, which have the repositories as attributes."""
 
@@ -287,6 +305,16 @@ class _HasRepositories(_Blocking):
     def fills(self) -> SyncFillRepository:
         """The repository of fills."""
         return SyncFillRepository(self)
+
+    @cached_property
+    def ledger(self) -> SyncLedgerRepository:
+        """The repository of the ledger's entries."""
+        return SyncLedgerRepository(self)
+
+    @cached_property
+    def balances(self) -> SyncBalanceRepository:
+        """The repository of balance snapshots."""
+        return SyncBalanceRepository(self)
 
 
 @_make_blocking(Session, "iftb_store_backend")

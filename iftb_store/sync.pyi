@@ -24,10 +24,13 @@ from iftb_store.html_report.functions import HtmlReport
 from iftb_store.maintenance.reports import PruneReport, RollupReport
 from iftb_store.manager import A, T
 from iftb_store.models import (
+    BalanceSnapshot,
     Fill,
+    LedgerEntry,
     OHLCVBar,
     Position,
     Series,
+    SeriesSpan,
     SystemEvent,
     Trade,
     TradeChanges,
@@ -40,7 +43,7 @@ from iftb_store.repositories.base import Clock
 from iftb_store.repositories.ohlcv import ArrowData
 from iftb_store.transfer.progress import ProgressCallback
 from iftb_store.transfer.reports import BackupReport, CopyReport, RestoreReport, VerifyReport
-from iftb_store.values.choices import Conflict, Decimals, Fees, ReadDecimals, Severity, Side
+from iftb_store.values.choices import Conflict, Decimals, Fees, LedgerKind, ReadDecimals, Severity, Side
 from iftb_store.values.timeframes import Timeframe
 from iftb_store.values.times import Since
 
@@ -101,7 +104,12 @@ class SyncOHLCVRepository:
     ) -> UpsertReport:
         """Write the bars of an Arrow table, record batches or a data frame; the rules of upsert_many or insert_many apply."""
 
-    def list_series(self) -> list[Series]:
+    @overload
+    def list_series(self, *, counts: Literal[True] = True) -> list[Series]:
+        """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
+
+    @overload
+    def list_series(self, *, counts: bool) -> list[Series] | list[SeriesSpan]:
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes."""
 
     def get_range(
@@ -462,6 +470,161 @@ class SyncFillRepository:
     ) -> SyncStream[pa.RecordBatch]:
         """Return a stream of the rows of read_arrow, in constant memory, as record batches."""
 
+class SyncLedgerRepository:
+    """`iftb_store.LedgerRepository` for blocking code."""
+
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = ...) -> None: ...
+    def record(self, entry: LedgerEntry) -> bool:
+        """Store an entry unless an equal one is stored; return whether it was new."""
+
+    def record_many(self, entries: Iterable[LedgerEntry]) -> list[bool]:
+        """Store the entries of which no equal one is stored, all or none; return for each whether it was new."""
+
+    def get_range(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        kind: LedgerKind | None = None,
+        currency: str | None = None,
+        symbol: str | None = None,
+        trade_id: str | None = None,
+        exchange: str | None = "binance",
+        account: str | None = None,
+    ) -> list[LedgerEntry]:
+        """Return the entries with start <= timestamp <= end, oldest first."""
+
+    def get_sums(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        kind: LedgerKind | None = None,
+        currency: str | None = None,
+        symbol: str | None = None,
+        trade_id: str | None = None,
+        exchange: str | None = "binance",
+        account: str | None = None,
+    ) -> dict[str, dict[LedgerKind, Decimal]]:
+        """Return the sums of the amounts by currency and kind, exact; amounts in two currencies are never added."""
+
+    def stream(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        kind: LedgerKind | None = None,
+        currency: str | None = None,
+        batch_size: int = 1000,
+    ) -> SyncStream[list[LedgerEntry]]:
+        """Return a stream of the entries, or only of those with the given values, in constant memory, as lists."""
+
+    def read_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        kind: LedgerKind | None = None,
+        currency: str | None = None,
+        decimals: ReadDecimals | None = None,
+    ) -> pa.Table:
+        """Return the rows of `stream` as a pyarrow.Table, read from a snapshot."""
+
+    def stream_arrow(
+        self,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        kind: LedgerKind | None = None,
+        currency: str | None = None,
+        batch_size: int = 65536,
+        decimals: ReadDecimals | None = None,
+    ) -> SyncStream[pa.RecordBatch]:
+        """Return a stream of the rows of read_arrow, in constant memory, as record batches."""
+
+    def write_arrow(self, data: ArrowData, *, exchange: str | None = None, decimals: Decimals | None = None) -> int:
+        """Record the entries of an Arrow table, record batches or a data frame; the rules of record_many apply."""
+
+class SyncBalanceRepository:
+    """`iftb_store.BalanceRepository` for blocking code."""
+
+    def __init__(self, session: SyncStore | SyncSession, *, account: str | None = None, clock: Clock = ...) -> None: ...
+    def record(self, snapshot: BalanceSnapshot) -> bool:
+        """Store a snapshot unless an equal one is stored; return whether it was new."""
+
+    def record_many(self, snapshots: Iterable[BalanceSnapshot]) -> list[bool]:
+        """Store the snapshots of which no equal one is stored, all or none; return for each whether it was new."""
+
+    def get_range(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        currency: str | None = None,
+        exchange: str | None = "binance",
+        account: str | None = None,
+    ) -> list[BalanceSnapshot]:
+        """Return the snapshots with start <= timestamp <= end, oldest first."""
+
+    def get_latest(
+        self,
+        at: datetime | None = None,
+        *,
+        currency: str | None = None,
+        exchange: str | None = "binance",
+        account: str | None = None,
+    ) -> list[BalanceSnapshot]:
+        """Return the newest snapshot of each exchange, account and currency at a time."""
+
+    def stream(
+        self,
+        currency: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        batch_size: int = 1000,
+    ) -> SyncStream[list[BalanceSnapshot]]:
+        """Return a stream of the snapshots, or only of those with the given values, in constant memory, as lists."""
+
+    def read_arrow(
+        self,
+        currency: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        decimals: ReadDecimals | None = None,
+    ) -> pa.Table:
+        """Return the rows of `stream` as a pyarrow.Table, read from a snapshot."""
+
+    def stream_arrow(
+        self,
+        currency: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exchange: str | None = None,
+        *,
+        account: str | None = None,
+        batch_size: int = 65536,
+        decimals: ReadDecimals | None = None,
+    ) -> SyncStream[pa.RecordBatch]:
+        """Return a stream of the rows of read_arrow, in constant memory, as record batches."""
+
+    def write_arrow(self, data: ArrowData, *, exchange: str | None = None, decimals: Decimals | None = None) -> int:
+        """Record the snapshots of an Arrow table, record batches or a data frame; the rules of record_many apply."""
+
 class SyncSession:
     """A session of a store: its writes are committed together at the end of the block."""
 
@@ -475,6 +638,10 @@ class SyncSession:
     def events(self) -> SyncSystemEventRepository: ...
     @property
     def fills(self) -> SyncFillRepository: ...
+    @property
+    def ledger(self) -> SyncLedgerRepository: ...
+    @property
+    def balances(self) -> SyncBalanceRepository: ...
     def execute(self, statement: Executable, params: Any = None, /) -> Result[*tuple[Any, ...],]:
         """Run one statement."""
 
@@ -505,6 +672,10 @@ class SyncStore:
     def events(self) -> SyncSystemEventRepository: ...
     @property
     def fills(self) -> SyncFillRepository: ...
+    @property
+    def ledger(self) -> SyncLedgerRepository: ...
+    @property
+    def balances(self) -> SyncBalanceRepository: ...
     def __init__(
         self,
         database_url: str | URL,

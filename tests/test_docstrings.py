@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import dataclasses
 import inspect
@@ -39,9 +38,15 @@ from tests.support.docstrings import (
 
 _DOCUMENTED = find_documented()
 _BLOCKING = find_blocking()
-_REPOSITORIES = {"ohlcv": "OHLCV", "trades": "Trade", "positions": "Position", "events": "SystemEvent", "fills": "Fill"}
-# the blocking façade has none of these yet
-_MONEY = {"ledger": "Ledger", "balances": "Balance"}
+_REPOSITORIES = {
+    "ohlcv": "OHLCV",
+    "trades": "Trade",
+    "positions": "Position",
+    "events": "SystemEvent",
+    "fills": "Fill",
+    "ledger": "Ledger",
+    "balances": "Balance",
+}
 _START = datetime(2024, 2, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
 _KLINE = "1706745660000,2.8350,2.8380,2.8320,2.8360,75272,1706745719999,213403.5590,513,32980,93511.3580,0\n"
@@ -72,24 +77,6 @@ def _position(symbol: str, trade_id: str) -> Position:
     return Position(symbol, "binance", "long", price, quantity, margin, entry_time=_START, trade_id=trade_id)
 
 
-async def _record_money(url: str) -> None:
-    """Store the entries of the ledger and the balances that the examples find."""
-    async with DatabaseManager(url) as db:
-        await iftb_store.LedgerRepository(db).record_many(
-            [
-                LedgerEntry("deposit", "USDT", Decimal(1000), _START, "binance", external_id="D-1"),
-                LedgerEntry("funding", "USDT", Decimal("-1.25"), _START + _HOUR, "binance", symbol="BTCUSDT", external_id="P-1"),
-            ]
-        )
-        await iftb_store.BalanceRepository(db).record_many(
-            [
-                BalanceSnapshot("binance", "USDT", _START, Decimal(1000)),
-                BalanceSnapshot("binance", "USDT", _START + _HOUR, Decimal("998.75")),
-                BalanceSnapshot("binance", "BTC", _START, Decimal("0.01")),
-            ]
-        )
-
-
 @pytest.fixture(scope="module")
 def example_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a database of what the examples find: 23 bars of a day, two trades with their fills, a position, two events."""
@@ -108,10 +95,22 @@ def example_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         db.positions.update_position(_position("BTCUSDT", "T-2"))
         db.fills.record(_fill("F-1", "buy", "42600", _START + _HOUR))
         db.fills.record(_fill("F-2", "sell", "42677.5", _START + 2 * _HOUR))
+        db.ledger.record_many(
+            [
+                LedgerEntry("deposit", "USDT", Decimal(1000), _START, "binance", external_id="D-1"),
+                LedgerEntry("funding", "USDT", Decimal("-1.25"), _START + _HOUR, "binance", symbol="BTCUSDT", external_id="P-1"),
+            ]
+        )
+        db.balances.record_many(
+            [
+                BalanceSnapshot("binance", "USDT", _START, Decimal(1000)),
+                BalanceSnapshot("binance", "USDT", _START + _HOUR, Decimal("998.75")),
+                BalanceSnapshot("binance", "BTC", _START, Decimal("0.01")),
+            ]
+        )
         events = sync.SyncSystemEventRepository(db, clock=_now)
         events.log_event("trade_opened", "info", "long 0.01 BTCUSDT", symbol="BTCUSDT", exchange="binance", trade_id="T-2")
         events.log_event("order_refused", "error", "not enough margin", {"code": -2019}, symbol="ETHUSDT")
-    asyncio.run(_record_money(f"sqlite:///{path}"))
     return path
 
 
@@ -167,7 +166,7 @@ async def test_the_example_of_a_docstring_is_right(name: str, located: str) -> N
     example = _EXAMPLES[name].replace(_POSTGRES, located)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(DatabaseManager("sqlite:///bot.db"))
-        classes = {each: getattr(iftb_store, f"{kind}Repository") for each, kind in {**_REPOSITORIES, **_MONEY}.items()}
+        classes = {each: getattr(iftb_store, f"{kind}Repository") for each, kind in _REPOSITORIES.items()}
         names = {**_names(), "db": db, "source": db, **{each: kind(db, clock=_now) for each, kind in classes.items()}}
         if "destination" in example:
             names["destination"] = await stack.enter_async_context(DatabaseManager("sqlite:///copy.db"))
@@ -184,11 +183,7 @@ def test_the_example_of_a_docstring_of_the_facade_is_right(name: str, located: s
     with ExitStack() as stack:
         db = stack.enter_context(sync.open_store("sqlite:///bot.db"))
         functions = {each: thing for each, thing in _BLOCKING.items() if "." not in each}
-        classes = {
-            each: getattr(sync, f"Sync{kind}Repository")
-            for each, kind in _REPOSITORIES.items()
-            if each in vars(sync.SyncStore.__mro__[1])
-        }
+        classes = {each: getattr(sync, f"Sync{kind}Repository") for each, kind in _REPOSITORIES.items()}
         repositories = {each: kind(db, clock=_now) for each, kind in classes.items()}
         names = {**_names(), **functions, "db": db, "source": db, **repositories}
         if "destination" in example:

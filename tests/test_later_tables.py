@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 import iftb_store_migrations as migrations
-from iftb_store import Base, SchemaError
+from iftb_store import Base, DatabaseManager, SchemaError, SystemEventRepository, TradeRepository
 from iftb_store.schema.revision import HEAD
 from tests.support.schema_sql import ROW, run, scalars, sql
 
@@ -50,3 +50,20 @@ async def test_open_positions_of_two_accounts_forbid_the_downgrade(url: str) -> 
 
     assert await scalars(url, "SELECT account FROM positions ORDER BY account") == ["a", "b"]
     assert await run(url, migrations.differences) == []
+
+
+@pytest.mark.parametrize("has_later_tables", [False, True])
+async def test_older_tables_without_a_recorded_revision_are_refused_until_they_are_migrated(
+    url: str, has_later_tables: bool
+) -> None:
+    await run(url, lambda conn: migrations.upgrade(conn, "0003"))
+    await sql(url, ROW, "DROP TABLE iftb_store_version")
+    if has_later_tables:
+        await run(url, Base.metadata.create_all)
+
+    async with DatabaseManager(url) as db:
+        with pytest.raises(SchemaError, match=r"no recorded revision and are older than .*; run `iftb-store migrate"):
+            await TradeRepository(db).get_open()
+        await db.migrate()
+        assert await TradeRepository(db).get_open() == []
+        assert [event.message for event in await SystemEventRepository(db).get_recent_events()] == ["kept"]

@@ -41,7 +41,7 @@ def _run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def _repositories(store: SyncStore) -> list[Any]:
-    return [getattr(store, name) for name in ("ohlcv", "trades", "positions", "events", "fills")]
+    return [getattr(store, name) for name in ("ohlcv", "trades", "positions", "events", "fills", "ledger", "balances")]
 
 
 @pytest.mark.parametrize("source", _CLASSES, ids=lambda source: source.__name__)

@@ -11,7 +11,7 @@ import duckdb
 from iftb_store.columnar import Cursor, connect_closed, run_in_thread, write_lock
 from iftb_store.errors import operational_error
 from iftb_store.relational import FairSemaphore
-from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.revision import NEWEST_COLUMN, VERSION_TABLE, check_revision
 from iftb_store_duckdb.errors import FOREIGN, cannot_open_error, is_held_elsewhere
 from iftb_store_duckdb.files import create_log, create_private, refuse_foreign
 from iftb_store_duckdb.strangers import refuse_foreign_objects, refuse_shadows
@@ -89,7 +89,15 @@ class Database:
         )
         names = {name for (name,) in found}
         stamps = cursor.rows(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in names else []
-        return check_revision("ohlcv" in names, stamps[0][0] if stamps else None, self.shown_url)
+        table, column = NEWEST_COLUMN
+        columns = cursor.rows(
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = $1 AND schema_name = current_schema()"
+            " AND database_name = current_database()",
+            [table],
+        )
+        has_newest = not columns or (column,) in columns
+        stamped = stamps[0][0] if stamps else None
+        return check_revision("ohlcv" in names, stamped, self.shown_url, has_newest=has_newest)
 
 
 def _open(options: Options) -> duckdb.DuckDBPyConnection:

@@ -24,6 +24,7 @@ async def send(
 
     Raises:
         asyncpg.ConnectionDoesNotExistError: the server ended the connection during the COPY.
+        TimeoutError: the COPY took longer than the client's limit; it may have failed on the server before.
     """
     copying = asyncio.ensure_future(
         connection.copy_to_table(table, schema_name=schema, source=source, columns=columns, format=format)
@@ -38,6 +39,11 @@ async def send(
     except asyncio.CancelledError:
         if connection.is_closed() and not _is_cancelled():
             raise asyncpg.ConnectionDoesNotExistError("the server ended the connection during a COPY") from None
+        raise
+    except AttributeError as error:
+        # asyncpg's own, when its limit ends and the server had refused a row or cancelled the COPY before
+        if isinstance(error.__context__, TimeoutError):
+            raise error.__context__ from None
         raise
     finally:
         connection.remove_termination_listener(end)

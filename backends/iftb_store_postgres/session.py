@@ -34,7 +34,7 @@ from iftb_store.relational import (
     prepare_statement,
     scan_sql,
 )
-from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.revision import NEWEST_COLUMN, VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import BARS, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.checks import json_text
 from iftb_store.values.decimals import trim_zeros
@@ -46,6 +46,12 @@ from iftb_store_postgres.strangers import KINDS, find_tables
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_HAS_COLUMN = """
+    SELECT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute
+        WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1) AND attname OPERATOR(pg_catalog.=) $2::name
+    )
+"""
 _TOTALS = """
     SELECT COUNT(*) AS trades,
         COUNT(*) FILTER (WHERE realized_pnl > CAST(0 AS numeric)) AS wins,
@@ -306,7 +312,9 @@ class PostgresDriver:
                 if begin and adapter._transaction is None:
                     await _begin(adapter, driver)
                 if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
-                    is_current = check_revision(*await _schema(driver), url=session.iftb_store_backend.shown_url)
+                    has_tables, stamped, has_newest = await _schema(driver)
+                    url = session.iftb_store_backend.shown_url
+                    is_current = check_revision(has_tables, stamped, url, has_newest=has_newest)
                     session.iftb_store_backend.schema_seen = is_current
                 yield driver
 
@@ -320,10 +328,12 @@ async def _begin(adapter: Any, driver: Any) -> None:
         raise
 
 
-async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None]:
+async def _schema(connection: asyncpg.Connection) -> tuple[bool, str | None, bool]:
     tables = find_tables(await connection.fetch(KINDS))
     stamped = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}") if VERSION_TABLE in tables else None
-    return "ohlcv" in tables, stamped
+    table, column = NEWEST_COLUMN
+    has_newest = stamped is not None or table not in tables or await connection.fetchval(_HAS_COLUMN, table, column)
+    return "ohlcv" in tables, stamped, has_newest
 
 
 async def _fetch(connection: Any, sql: str, args: Row) -> Sequence[Row]:

@@ -37,7 +37,7 @@ from iftb_store.relational import (
     run_to_end,
     scan_sql,
 )
-from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.revision import NEWEST_COLUMN, VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import RowFilter, TableSpec
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
 from iftb_store.values.checks import json_text
@@ -231,8 +231,8 @@ class SQLiteDriver:
             driver: Any = pooled.driver_connection
             if isinstance(session, StoreSession) and not session.iftb_store_backend.schema_seen:
                 try:
-                    has_tables, stamped = await driver._execute(_schema, driver._conn)
-                    is_current = check_revision(has_tables, stamped, session.iftb_store_backend.shown_url)
+                    has_tables, stamped, has_newest = await driver._execute(_schema, driver._conn)
+                    is_current = check_revision(has_tables, stamped, session.iftb_store_backend.shown_url, has_newest=has_newest)
                 except RAISED as error:
                     raise translate(error) from error
                 session.iftb_store_backend.schema_seen = is_current
@@ -278,8 +278,8 @@ class _InTurn:
             url = self._session.iftb_store_backend.shown_url if isinstance(self._session, StoreSession) else "URL"
             try:
                 with suppress(*RAISED):
-                    has_tables, stamped = await driver._execute(_schema, driver._conn)
-                    check_revision(has_tables, stamped, url)
+                    has_tables, stamped, has_newest = await driver._execute(_schema, driver._conn)
+                    check_revision(has_tables, stamped, url, has_newest=has_newest)
             except SchemaError as missing:
                 return missing
         translated: Exception = translate(error)
@@ -329,8 +329,10 @@ def _change(connection: sqlite3.Connection, sql: str, args: Row) -> int:
     return connection.execute(sql, args).rowcount
 
 
-def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None]:
+def _schema(connection: sqlite3.Connection) -> tuple[bool, str | None, bool]:
     refuse_foreign_objects(connection)
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     stamped = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone() if VERSION_TABLE in names else None
-    return "ohlcv" in names, stamped[0] if stamped else None
+    table, column = NEWEST_COLUMN
+    columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", [table])}
+    return "ohlcv" in names, stamped[0] if stamped else None, not columns or column in columns

@@ -16,6 +16,7 @@ from iftb_store.cli.progress import Progress
 from iftb_store.cli.symbols import report_unknown
 from iftb_store.cli.target import explain_stop, run, supports_migrations, url_and_rest
 from iftb_store.cli.transfer import Accounts, End, Exchanges, Quiet, Start, Symbols
+from iftb_store.config import resolve_url
 from iftb_store.errors import InvalidValueError
 from iftb_store.files.export import ExportReport, export_table
 from iftb_store.files.formats import FORMATS
@@ -34,6 +35,7 @@ from iftb_store.registry import require_arrow
 from iftb_store.schema.scope import TABLES, TableScope
 from iftb_store.schema.table_spec import BARS
 from iftb_store.transfer.progress import report_steps
+from iftb_store.url import bound_memory
 from iftb_store.values import checks
 from iftb_store.values.choices import Conflict, ReadDecimals
 from iftb_store.values.display import show
@@ -98,7 +100,7 @@ def export(
     # a bar on the terminal would be drawn into the rows
     progress = Progress(quiet=quiet or output == "-")
     with explain_stop(lambda: f"stopped; {left}; run the export again to start over"), progress:
-        done = run(url, export_it)
+        done = run(bound_memory(resolve_url(url)), export_it)
     if as_json and output != "-":
         print_json(done)
     elif done.rows and not quiet:
@@ -176,7 +178,7 @@ def import_(
     checks.optional_choice(decimals, "--decimals", ("from-float",))
     read: Any = {"zone": find_zone(tz), "fold": fold, "from_float": decimals is not None}
     hints = Hints(symbol, timeframe, exchange, names, **read, skip_empty=skip_empty, header=header)
-    progress = Progress(quiet=quiet, unit="bytes")
+    progress = Progress(quiet=quiet)
 
     def show_result(result: ImportedFile | RefusedFile) -> None:
         progress.end_step()
@@ -189,7 +191,9 @@ def import_(
     importing = FileImport(patterns, hints, insert=insert, new_ids=new_ids, on_conflict=on_conflict, tell=show_result)
     count = format_count(len(importing.paths), "file")
     with explain_stop(lambda: _describe_stop(importing, count)), progress:
-        done = run(url, lambda db: _import_all(db, importing, progress), create=not supports_migrations(url))
+        done = run(
+            bound_memory(resolve_url(url)), lambda db: _import_all(db, importing, progress), create=not supports_migrations(url)
+        )
     if as_json:
         print_json(done)
     elif not quiet:

@@ -45,7 +45,7 @@ def describe_near(near: Sequence[str], compared: str) -> str:
 
 async def _find_unknown(db: DatabaseManager, symbols: Sequence[str]) -> dict[str, list[str]]:
     """Return the symbols that are not stored, each with the similar symbols that are stored."""
-    stored = {one.symbol for one in await OHLCVRepository(db).list_series()}
+    stored = {one.symbol for one in await OHLCVRepository(db).list_series(counts=False)}
     if Capability.RECORDS in db.capabilities:
         stored |= {trade.symbol for trade in await TradeRepository(db).get_recent(_NEWEST)}
     return {symbol: find_near(symbol, stored) for symbol in symbols if symbol not in stored}

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from decimal import Decimal
 from itertools import count
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -19,6 +19,9 @@ from sqlalchemy.log import InstanceLogger
 
 from iftb_store._io.gc_pause import age_objects, pause_gc
 from iftb_store.batches.arrow import to_datetimes
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 T = TypeVar("T")
 # pyarrow's type stubs do not describe columns in detail
@@ -53,6 +56,25 @@ async def run_in_thread(executor: Executor, work: Callable[[], T], interrupt: Ca
         job.exception()
         raise cancelled
     return job.result()
+
+
+class _Rows:
+    """A table that SQL reads, which is freed by `clear`.
+
+    DuckDB keeps a registered object until the end of the transaction, also after it was unregistered.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table: pa.Table | None = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        if self._table is None:
+            raise ValueError("the table was freed")
+        stream: object = self._table.__arrow_c_stream__(requested_schema)  # type: ignore[no-untyped-call]
+        return stream
+
+    def clear(self) -> None:
+        self._table = None
 
 
 class Cursor:
@@ -112,15 +134,17 @@ class Cursor:
         return self._raw.extract_statements(sql)
 
     @contextmanager
-    def registered(self, table: pa.Table) -> Iterator[str]:
-        """Make an Arrow table readable by SQL for the duration of the block; yield the name to use in SQL."""
-        name = f"iftb_store_batch_{next(_names)}"
-        self._raw.register(name, table)
+    def registered(self, rows: pa.Table | ds.Scanner) -> Iterator[str]:
+        """Make Arrow data readable by SQL for the duration of the block; yield the name to use in SQL."""
+        name, table = f"iftb_store_batch_{next(_names)}", _Rows(rows) if isinstance(rows, pa.Table) else None
+        self._raw.register(name, table or rows)
         try:
             yield name
         finally:
             with suppress(duckdb.Error):
                 self._raw.unregister(name)
+            if table is not None:
+                table.clear()
 
     @contextmanager
     def apart(self) -> Iterator[Cursor]:

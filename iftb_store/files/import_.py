@@ -22,7 +22,7 @@ from iftb_store.protocols import Capability
 from iftb_store.schema.scope import TableScope
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES
 from iftb_store.transfer.kept import limit_scope
-from iftb_store.transfer.progress import StepCallback
+from iftb_store.transfer.progress import StepCallback, estimate_rows
 from iftb_store.values import checks
 from iftb_store.values.choices import CONFLICTS, Conflict
 
@@ -59,7 +59,7 @@ async def import_file(
         on_conflict: for rows that are stored with other values: "source-wins" overwrites them, "refuse" refuses the file.
         earlier: the bars of the files that the same import has already stored; a file that contradicts them is refused, and a
             note says how many bars could not be compared.
-        progress: called after each batch with (bytes read, total bytes).
+        progress: called after each batch with (rows stored, rows of the file); the second is estimated from the bytes read.
         commit: records the state of the COMMIT; read it after a cancellation to find out whether the file is stored.
         ahead: the tables of a kline dump, if their reading has begun already; this call closes it.
 
@@ -149,7 +149,7 @@ async def _import(
             while (rows := await run_to_end(asyncio.to_thread(next, batches, None))) is not None:
                 with batches.name_row():
                     taken.add(rows, await write(rows) if rows.num_rows else BatchCounts(0, 0, 0))
-                progress(batches.reader.bytes_read, batches.reader.size)
+                progress(taken.rows, estimate_rows(taken.rows, batches.reader.bytes_read, batches.reader.size))
             if not taken.rows and source.table is None:
                 raise DumpError(f"{source.path}: contains no bars")
             keeps_ids = source.table is not None and source.table.has_own_ids and not new_ids

@@ -128,7 +128,7 @@ async def import_files(
         fold: how to read a time that occurs twice because clocks are set back; None refuses such times.
         decimals: "from_float": accept floats, store for each the shortest decimal that converts back to the same float, and
             round decimals half-even to 18 places. None: refuse floats, and decimals with more than 18 places.
-        progress: called with (file name, bytes read, total bytes).
+        progress: called with (file name, rows stored, rows of the file); the last number is estimated from the bytes read.
 
     Returns:
         For each file, the table, the number of rows, how many of them were new, changed and equal to stored ones, their

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,7 @@ from iftb_store.files.spans import Spans, split_times
 from iftb_store.models import OHLCVBar, UpsertReport
 from iftb_store.repositories.ohlcv import OHLCVRepository, write_checked
 from iftb_store.schema.types import from_epoch_us, to_epoch_us
+from iftb_store.transfer.progress import StepCallback, estimate_rows
 from iftb_store.values.timeframes import SECONDS, is_off_grid
 
 _read_values = attrgetter(*VALUES)
@@ -62,7 +63,7 @@ async def import_klines(
     insert: bool = False,
     refuse_changes: bool = False,
     earlier: EarlierFiles | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: StepCallback | None = None,
     commit: Commit[Any] | None = None,
     ahead: ReadAhead[KlineRows] | None = None,
 ) -> KlineReport:
@@ -74,7 +75,7 @@ async def import_klines(
         insert: refuse bars that are already stored, instead of overwriting them.
         refuse_changes: refuse bars that are stored with other values.
         earlier: the bars of the files that the same import has already stored; this file's bars are added to them.
-        progress: called after each batch with (bytes read, total bytes).
+        progress: called after each batch with (rows stored, rows of the file); the second is estimated from the bytes read.
         commit: records when the COMMIT is sent, see `iftb_store.files.commits.finish_commit`.
         ahead: the tables of the dump, if their reading has begun already; this call closes it.
 
@@ -104,7 +105,7 @@ async def _import_tables(
     insert: bool,
     refuse_changes: bool,
     earlier: EarlierFiles,
-    progress: Callable[[int, int], None],
+    progress: StepCallback,
     commit: Commit[Any] | None,
 ) -> KlineReport:
     from iftb_store.files.candles import count_off_grid
@@ -124,7 +125,7 @@ async def _import_tables(
             off_grid += odd
             ends = sorted([*ends, *found])
             ends = [ends[0], ends[-1]]
-            progress(part.bytes_read, dump.size)
+            progress(rows, estimate_rows(rows, part.bytes_read, dump.size))
         if commit is not None:
             commit.state = "sent"
     earlier.add(dump.path, repeats.spans)
@@ -151,7 +152,7 @@ async def _import_objects(
     insert: bool,
     refuse_changes: bool,
     earlier: EarlierFiles,
-    progress: Callable[[int, int], None],
+    progress: StepCallback,
     commit: Commit[Any] | None,
 ) -> KlineReport:
     off_grid = rows = inserted = changed = unknown = lines = 0
@@ -186,7 +187,7 @@ async def _import_objects(
                 ends = [min(ends), max(ends)]
                 lines += len(batch)
                 off_grid += sum(is_off_grid(bar.timestamp, bar.timeframe) for bar in batch)
-                progress(dump.bytes_read, dump.size)
+                progress(rows, estimate_rows(rows, dump.bytes_read, dump.size))
         if commit is not None:
             commit.state = "sent"
     earlier.add(dump.path, spans)

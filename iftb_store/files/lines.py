@@ -36,7 +36,7 @@ def csv_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
 
 
 def json_lines(table: TableSpec, batch: pa.RecordBatch) -> bytes:
-    """Return rows as JSON objects, one per line: decimals and times as text, values of JSON columns as JSON objects."""
+    """Return rows as JSON objects, one per line: decimals and times as text, JSON columns and lists of texts as JSON."""
     cells = [_json_cells(table.kinds[name], column) for name, column in zip(table.columns, batch.columns, strict=True)]
     template = "{" + ", ".join(f'"{name}": %s' for name in table.columns) + "}"
     return _join([template % row for row in zip(*cells, strict=True)])
@@ -73,7 +73,7 @@ def _json_cells(kind: ColumnKind, column: Any) -> list[str]:
         values = to_plain_texts(column)
     else:
         values = (_iso(column) if kind == ColumnKind.TIME else column).to_pylist()
-    if kind == ColumnKind.JSON:
+    if kind in (ColumnKind.JSON, ColumnKind.TEXTS):
         # an engine may store the JSON with line breaks, so it is written anew on one line
         values = [None if value is None else json.loads(value) for value in values]
     encode = '"{}"'.format if kind in (ColumnKind.DECIMAL, ColumnKind.TIME) else _ENCODER.encode

@@ -24,6 +24,7 @@ from iftb_store.transfer.diff import compare_rows
 from iftb_store.transfer.digests import encode_rows
 from iftb_store.transfer.lookups import get_lookups
 from iftb_store.values.checks import json_object
+from iftb_store.values.tags import decode_texts
 
 # the type stubs do not accept plain Python values as arguments
 pc: Any = pyarrow.compute
@@ -59,7 +60,8 @@ def find_writer(
             known += len(await lookups.find_ids(TRADES, "trade_id", names[first : first + _NAMES_AT_ONCE]))
         for row in rows.to_pylist():
             objects = {name: json_object(row[name]) for name, kind in TRADES.kinds.items() if kind == ColumnKind.JSON}
-            await repository.record(Trade(**{**row, **objects}))
+            lists = {name: decode_texts(row[name]) for name, kind in TRADES.kinds.items() if kind == ColumnKind.TEXTS}
+            await repository.record(Trade(**{**row, **objects, **lists}))
         return BatchCounts(rows.num_rows, rows.num_rows - known, 0)
 
     async def write_complete_rows(rows: pa.Table) -> BatchCounts:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from iftb_store.errors import readable
+from iftb_store.models import SeriesSpan
 from iftb_store.relational.dialect import Row
 from iftb_store.relational.driver import QueryRunner, bind
 from iftb_store.relational.scans import scan_sql
@@ -56,6 +58,28 @@ class RelationalLookups:
             series = selection.equal | dict(zip(first.columns, rows[0], strict=True))
             found.append((series["exchange"], series["symbol"], series["timeframe"]))
             after = tuple(series[name] for name in selection.order[:-1])
+
+    async def find_spans(self, selection: RowFilter) -> list[SeriesSpan]:
+        """Return the series of find_series with their ends; see `iftb_store.abilities.SupportsSeries`."""
+        dialect, names, ends = self._reader.dialect, ", ".join(SERIES), ("MIN(timestamp)", "MAX(timestamp)")
+        if dialect.seeks:
+            # each end has a subquery, because SQLite reads all bars of a series for a MIN and a MAX in one query
+            bars = f"FROM {BARS.name} WHERE {dialect.equal(*SERIES)}"
+            sql = f"SELECT {', '.join(f'(SELECT {end} {bars})' for end in ends)}"
+            rows = [
+                (*series, *(await self._read(sql, dict(zip(SERIES, series, strict=True))))[0])
+                for series in await self.find_series(selection)
+            ]
+        else:
+            where, values = self._where(RowFilter(BARS, selection.equal))
+            grouped = f"FROM {BARS.name}{where} GROUP BY {names} ORDER BY {names}"
+            rows = [tuple(row) for row in await self._read(f"SELECT {names}, {', '.join(ends)} {grouped}", values)]
+        time = dialect.decode_time
+        with readable(BARS.name):
+            return [
+                SeriesSpan(exchange, symbol, timeframe, time(first), time(last))
+                for exchange, symbol, timeframe, first, last in rows
+            ]
 
     async def find_greatest_id(self, selection: RowFilter) -> int | None:
         """Return the greatest id of the selected rows, or None if no row is selected."""

@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, inspect
+from sqlalchemy import Connection, CursorResult, Inspector, inspect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util.concurrency import await_
@@ -31,7 +31,7 @@ from iftb_store.relational.driver import bind
 from iftb_store.relational.rows import RowForm, shown_column
 from iftb_store.relational.scans import fitting_sql, scan_sql
 from iftb_store.relational.sessions import StoreSession
-from iftb_store.schema.revision import VERSION_TABLE, check_revision
+from iftb_store.schema.revision import NEWEST_COLUMN, VERSION_TABLE, check_revision
 from iftb_store.schema.table_spec import BARS, SERIES, TRADES, ColumnKind, RowFilter, TableSpec
 from iftb_store.values.decimals import CONTEXT, trim_zeros
 
@@ -248,9 +248,15 @@ class SqlDriver:
             stamped = None
             if catalog.has_table(VERSION_TABLE):
                 stamped = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
-            is_current = check_revision(catalog.has_table(BARS.name), stamped, session.iftb_store_backend.shown_url)
-            session.iftb_store_backend.schema_seen = is_current
+            backend, (table, column) = session.iftb_store_backend, NEWEST_COLUMN
+            has_newest = stamped is not None or not catalog.has_table(table) or _has_column(catalog, table, column)
+            has_tables = catalog.has_table(BARS.name)
+            backend.schema_seen = check_revision(has_tables, stamped, backend.shown_url, has_newest=has_newest)
         return connection
+
+
+def _has_column(catalog: Inspector, table: str, column: str) -> bool:
+    return any(one["name"] == column for one in catalog.get_columns(table))
 
 
 async def _read_batch(batch: BarBatch) -> list[tuple[Any, ...]]:

@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
+from iftb_store.abilities import SupportsLookups, SupportsSeries
 from iftb_store.batches.resampling import Bucket, Buckets, make_bars
-from iftb_store.models import OHLCVBar, Series
+from iftb_store.models import OHLCVBar, Series, SeriesSpan
 from iftb_store.protocols import Stores
 from iftb_store.repositories.exchanges import check_one_exchange, find_exchanges, select_exchange, warn_of_bars
 from iftb_store.repositories.many_series import ManySeriesReads, find_edges
@@ -29,19 +30,33 @@ _MICROSECOND = timedelta(microseconds=1)
 class BarReader(ManySeriesReads):
     """Base class of the repository of bars, with the methods that read."""
 
-    async def list_series(self) -> list[Series]:
+    @overload
+    async def list_series(self, *, counts: Literal[True] = True) -> list[Series]: ...
+    @overload
+    async def list_series(self, *, counts: bool) -> list[Series] | list[SeriesSpan]: ...
+    async def list_series(self, *, counts: bool = True) -> list[Series] | list[SeriesSpan]:
         """Return all stored series, ordered by exchange, symbol and timeframe; text is compared by its bytes.
+
+        Args:
+            counts: whether to count the bars, for which the engine reads the key of each of them. Without it the time depends
+                on the number of series; on a lake, and with a backend without this ability, it stays the same.
 
         Returns:
             A `Series` for each, with its first and last timestamp, its number of bars, and in ``missing`` the number of bars
             that are missing in the gaps that get_gaps returns (for 1M one bar per calendar month). ``missing`` is 0 for an
-            unknown timeframe, which only raw SQL can have stored. Empty if there are no bars.
+            unknown timeframe, which only raw SQL can have stored. With ``counts=False`` a `SeriesSpan` for each, which has only
+            the names and the two times. Empty if there are no bars.
+
+        Raises:
+            InvalidValueError: ``counts`` is no bool.
 
         Example:
             [series] = await ohlcv.list_series()
             (series.exchange, series.symbol, series.count, series.missing)  # -> ('binance', 'BTCUSDT', 23, 1)
         """
-        return await self._read(lambda stores: stores.bars.list_series(), snapshot=True)
+        if checks.boolean(counts, "counts"):
+            return await self._read(lambda stores: stores.bars.list_series(), snapshot=True)
+        return await self._read(_find_spans, snapshot=True)
 
     async def get_range(
         self, symbol: str, timeframe: Timeframe, start: datetime, end: datetime, exchange: str | None = "binance"
@@ -382,3 +397,12 @@ def select_window(symbol: object, timeframe: object, start: object, end: object,
     first, last = checks.utc(start, "start"), checks.utc(end, "end")
     check_window(first, last)
     return replace(series, start=first, end=last)
+
+
+async def _find_spans(stores: Stores) -> list[SeriesSpan]:
+    """Return the names and ends of all series, without counting the bars if the engine can."""
+    for finder in (stores.bars, stores.lookups if isinstance(stores, SupportsLookups) else None):
+        if isinstance(finder, SupportsSeries):
+            return await finder.find_spans(RowFilter(BARS))
+    counted = await stores.bars.list_series()
+    return [SeriesSpan(one.exchange, one.symbol, one.timeframe, one.first, one.last) for one in counted]

@@ -179,7 +179,9 @@ class PositionRepository(RecordRepository):
         if await stores.records.update(POSITIONS, {**selected, "status": "open"}, changes):
             return
         if await stores.records.select(RowFilter(POSITIONS, selected)):
-            raise PositionClosedError(f"position {position_id} is no longer open and cannot be changed; a new position has no id")
+            raise PositionClosedError(
+                f"position {position_id} is no longer open and cannot be changed; to store a new position, leave id None"
+            )
         raise NotFoundError(
             f"no position{self._name_scope()} has the id {position_id}; get_open_positions() lists the open positions"
         )

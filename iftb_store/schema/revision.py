@@ -16,6 +16,8 @@ VERSION_TABLE = "iftb_store_version"
 #: migrations would import Alembic, which would block the event loop; a test compares this list with the migrations.
 REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
+#: A table and the column that the newest revision added to it: tables without a recorded revision are older if it is missing.
+NEWEST_COLUMN = ("trades", "account")
 #: Maximum length of a table's definition in characters. A longer one may have huge default values, which are not stored in
 #: the rows but appear in every row that is read.
 LONGEST_DEFINITION = 65_536
@@ -55,7 +57,7 @@ def read_older() -> Iterator[None]:
         _reads_older.reset(token)
 
 
-def check_revision(has_tables: bool, stamped: str | None, url: str = "URL") -> bool:
+def check_revision(has_tables: bool, stamped: str | None, url: str = "URL", *, has_newest: bool = True) -> bool:
     """Return True if the tables are at this version's revision; tables without a revision are accepted, and count as such.
 
     Within `read_older`, return False for an older revision.
@@ -64,12 +66,19 @@ def check_revision(has_tables: bool, stamped: str | None, url: str = "URL") -> b
         has_tables: whether the database has tables of iftb-store.
         stamped: the revision that is recorded in the database, or None.
         url: the database's URL as an argument of a command, with the password hidden.
+        has_newest: whether the database has `NEWEST_COLUMN`, or no such table; it matters only if no revision is recorded.
 
     Raises:
         SchemaError: there are no tables, or their revision is older or newer; the message names the command to run.
     """
     if not has_tables:
         raise SchemaError(f"the database has no tables of iftb-store; run `iftb-store migrate {url}` or await db.migrate()")
+    if stamped is None and not has_newest:
+        table, column = NEWEST_COLUMN
+        raise SchemaError(
+            f"the tables have no recorded revision and are older than {HEAD} of this version: {table} has no column {column}; "
+            f"run `iftb-store migrate {url}` or await db.migrate()"
+        )
     if stamped in (None, HEAD):
         return True
     if stamped in REVISIONS and _reads_older.get():

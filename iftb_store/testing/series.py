@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository, Series, UpsertReport
+from iftb_store import DatabaseManager, InvalidValueError, OHLCVBar, OHLCVRepository, Series, SeriesSpan, UpsertReport
 from iftb_store.protocols import Capability
 from iftb_store.testing import raw
 from iftb_store.testing.fixtures import SuiteFixtures, interrupted, needs, requires
@@ -43,6 +43,17 @@ class SeriesTests(SuiteFixtures):
             Series("binance", "BTCUSDT", "1h", T0, T0 + 2 * HOUR, 3, 0),
             Series("binance", "ETHUSDT", "1h", T0, T0, 1, 0),
             Series("binance", "\xe4", "1h", T0, T0, 1, 0),
+        ]
+
+    async def test_series_are_listed_without_counts(self, db: DatabaseManager) -> None:
+        assert await OHLCVRepository(db).list_series(counts=False) == []
+        await OHLCVRepository(db).insert_many(
+            [*hourly(3), bar(T0 + HOUR, symbol="ETHUSDT"), bar(T0, exchange="Kraken", symbol="\xe4")]
+        )
+        assert await OHLCVRepository(db).list_series(counts=False) == [
+            SeriesSpan("Kraken", "\xe4", "1h", T0, T0),
+            SeriesSpan("binance", "BTCUSDT", "1h", T0, T0 + 2 * HOUR),
+            SeriesSpan("binance", "ETHUSDT", "1h", T0 + HOUR, T0 + HOUR),
         ]
 
     async def test_bars_are_missing_between_the_first_and_the_last(self, db: DatabaseManager) -> None:

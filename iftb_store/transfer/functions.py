@@ -222,7 +222,7 @@ async def restore(
     Example:
         await backup(source, "bot.backup")
         report = await restore("bot.backup", destination)
-        sum(part.source.rows for part in report.parts)  # -> 30
+        sum(part.source.rows for part in report.parts)  # -> 35
     """
     if not isinstance(path, str | os.PathLike):
         raise InvalidValueError(f"path must be a file name, not {type_name(path)}")

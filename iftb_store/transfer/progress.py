@@ -43,6 +43,11 @@ def report_steps(progress: ProgressCallback | None) -> ProgressFactory:
     return start_step
 
 
+def estimate_rows(rows: int, bytes_read: int, size: int) -> int | None:
+    """Return how many rows a file of ``size`` bytes has, judged by the rows in the bytes read; None before the first."""
+    return rows * size // bytes_read if bytes_read else None
+
+
 def count_rows(tell: StepCallback, total: int | None) -> Callable[[int], None]:
     """Return a function that is called with the number of rows of each batch, and reports their sum as progress."""
     done = 0

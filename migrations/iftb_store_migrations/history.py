@@ -238,7 +238,7 @@ def _build(conn: Connection, revision: str) -> None:
 def _different_error(found: Sequence[Difference]) -> SchemaError:
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return SchemaError(
-        "the database has tables with the names of iftb-store's, without a revision of it, and with other definitions: "
+        "the database has tables with the names of iftb-store's, without a recorded revision, and with other definitions: "
         f"{'; '.join(map(str, found[:_SHOWN]))}{more}. Rename or drop them, or make them identical, then migrate again"
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 import pytest_asyncio
 from sqlalchemy import func, insert, select, text
@@ -20,8 +21,10 @@ from sqlalchemy.exc import IntegrityError, ObjectNotExecutableError, Operational
 from iftb_store import DatabaseManager, OHLCVBar, OHLCVRepository, SystemEventRepository
 from iftb_store._io.semaphore import FairSemaphore
 from iftb_store.abilities import SupportsMigrations
+from iftb_store.batches.arrow import to_rows
 from iftb_store.columnar.locks import write_lock
 from iftb_store.errors import SchemaError, Unsupported, URLError
+from iftb_store.schema.table_spec import BARS as OHLCV
 from iftb_store.schema.tables import Base
 from iftb_store_duckdb.errors import cannot_open_error
 from tests.support.strangers import as_stranger
@@ -52,6 +55,20 @@ async def count_bars(db: DatabaseManager) -> int:
 
 async def messages(db: DatabaseManager) -> list[str]:
     return [event.message for event in await SystemEventRepository(db).get_recent_events()]
+
+
+async def test_the_tables_that_a_session_wrote_are_freed_before_its_commit(duckdb_tables_url: str) -> None:
+    # the tables share no memory with each other
+    tables = [to_rows(OHLCV, [bar(hour + first) for hour in range(5_000)]) for first in range(0, 30_000, 5_000)]
+    size = tables[0].nbytes
+    async with DatabaseManager(duckdb_tables_url) as db, db.get_session() as session:
+        await OHLCVRepository(session).write_arrow(tables[0])
+        before = pa.total_allocated_bytes()
+        for table in tables[1:]:
+            await OHLCVRepository(session).write_arrow(table)
+        kept = pa.total_allocated_bytes() - before
+    # most of a written table's memory is the caller's table
+    assert kept < size / 2, f"writes of five tables of {size:,} bytes kept {kept:,} bytes in memory until the commit"
 
 
 @pytest_asyncio.fixture

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from iftb_store import DatabaseManager, OHLCVRepository
 from iftb_store.batches.arrow import DECIMAL
@@ -21,6 +22,7 @@ from iftb_store.schema.table_spec import BARS, RowFilter
 from iftb_store.testing.arrow_writes import table_of, with_column
 from iftb_store.testing.samples import HOUR, LARGEST, T0, bar, hourly
 from iftb_store_postgres import arrow
+from iftb_store_postgres.copying import send
 
 _BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -37,6 +39,24 @@ async def until_blocked(admin: Any, task: asyncio.Task[Any], count: int = 1) -> 
     async with asyncio.timeout(60):
         while not task.done() and await admin.fetchval(_BLOCKED) < count:
             pass
+
+
+async def test_a_copy_whose_rows_come_too_slowly_is_a_timeout(postgres_tables_url: str) -> None:
+    """The server has refused the row before the client's limit; asyncpg raises an AttributeError then."""
+
+    async def rows() -> AsyncIterator[bytes]:
+        yield b"binance\n"
+        await asyncio.Event().wait()
+
+    url = make_url(postgres_tables_url).update_query_dict({"statement_timeout": "200ms"})
+    async with DatabaseManager(url) as db:
+        async with db.get_session() as session:
+            assert isinstance(session, AsyncSession)
+            pooled: Any = await (await session.connection()).get_raw_connection()
+            with pytest.raises(TimeoutError):
+                await send(pooled.driver_connection, "ohlcv", ["exchange"], rows(), "text")
+            await session.rollback()
+        assert await OHLCVRepository(db).upsert_many(hourly(2)) == 2
 
 
 @pytest.mark.parametrize(("between", "report"), [(False, False), (True, False), (False, True)])

@@ -28,7 +28,8 @@ Execute = Callable[[str], None]
 
 _SUPERUSERS, _OWNERS = (block.text for block in read_blocks(DOCS / "postgresql.md") if block.language == "sql")
 _CREATE, _PREPARE = _SUPERUSERS.split("\\connect iftb\n")
-_TABLES = ("ohlcv", "trades", "positions", "system_events", "bar_digests", "iftb_store_version")
+_RECORDS = ("trades", "positions", "system_events", "fills", "ledger_entries", "balance_snapshots")
+_TABLES = ("ohlcv", *_RECORDS, "bar_digests", "iftb_store_version")
 _EMPTY = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename <> current_user;
     DROP SCHEMA public CASCADE;

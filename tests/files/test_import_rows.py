@@ -134,6 +134,28 @@ async def test_a_number_and_a_boolean_in_json_are_different_values(url: str, tmp
     assert stored.details == {"value": False, "text": "ü"}
 
 
+@pytest.mark.parametrize("as_text", [False, True], ids=["list", "text"])
+async def test_tags_are_a_list_in_json_and_are_read_from_a_list_or_its_text(
+    sqlite_url: str, tmp_path: Path, as_text: bool
+) -> None:
+    tags, path = ['say "a, b"', "ü"], tmp_path / "trades.jsonl"
+    async with DatabaseManager(sqlite_url) as db:
+        await db.create_tables()
+        await TradeRepository(db).insert(trade("A", tags=tags))
+        await TradeRepository(db).insert(trade("B"))
+        sources = await exported(db, tmp_path, "jsonl")
+        before = await everything(db)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row["tags"] for row in rows] == [tags, []]
+        if as_text:
+            rows[0]["tags"] = json.dumps(tags)
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        await empty(db)
+        for new_ids in (False, True):
+            await import_file(db, sources["trades"], new_ids=new_ids)
+        assert (await everything(db))["trades"] == before["trades"]
+
+
 async def test_bars_and_trades_come_in_under_new_ids(url: str, tmp_path: Path) -> None:
     async with DatabaseManager(url) as db:
         await db.create_tables()

@@ -303,7 +303,7 @@ def test_an_export_of_no_rows_comes_back_in_every_format(take: Take, sqlite_url:
 
     assert code == 0
     assert [line for line in err.splitlines() if "no row of" not in line] == []
-    assert out.endswith("16 of 16 files imported, 0 rows\n")
+    assert out.endswith(f"{len(names)} of {len(names)} files imported, 0 rows\n")
 
 
 def test_a_key_twice_in_a_file_is_named_with_its_remedy(take: Take, sqlite_url: str) -> None:

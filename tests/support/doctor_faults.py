@@ -217,7 +217,7 @@ CASES = [
         ("error", "two open positions", "positions"),
         f"DROP INDEX uq_positions_open; {TWICE.format('positions', POSITION)}",
         ROWS,
-        "exchange, symbol, side",
+        "exchange, account, symbol, side",
         ("4",),
     ),
     Case(

@@ -24,6 +24,8 @@ _REPOSITORIES = {
     "positions": sync.SyncPositionRepository,
     "events": sync.SyncSystemEventRepository,
     "fills": sync.SyncFillRepository,
+    "ledger": sync.SyncLedgerRepository,
+    "balances": sync.SyncBalanceRepository,
 }
 #: The async names in annotations, and the blocking ones.
 _RENAMED = {

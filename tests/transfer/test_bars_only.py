@@ -36,7 +36,7 @@ from tests.conftest import Run
 from tests.support.filled import fill
 from tests.transfer.copies import ENGINES
 
-_RECORDS = ("trades", "positions", "system_events")
+_RECORDS = ("trades", "positions", "system_events", "fills", "ledger_entries", "balance_snapshots")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_bars_are_copied_into_a_store_of_bars_and_out_of_it(
     destination = second(engine)
     code, out, err = run("copy", bars_url, destination, "--json")
     report = json.loads(out)
-    assert (code, err, report["left_out"]) == (0, "", ["trades", "positions", "system_events"])
+    assert (code, err, report["left_out"]) == (0, "", [*_RECORDS])
     assert {item["table"] for item in report["parts"]} == {"ohlcv"}
     assert all(item["equal"] for item in report["parts"])
     assert bars(destination) == bars(source)

@@ -18,6 +18,7 @@ from iftb_store.files.readers.base import Reader
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.readers.texts import TextFile
 from iftb_store.schema.scope import TABLES
+from iftb_store.schema.table_spec import ColumnKind
 from iftb_store.values.display import show, type_name
 
 # maximum rows and characters in a batch; parsed objects take many times as much memory as their text
@@ -28,6 +29,8 @@ _MOST_NAMES = 1_000
 # maximum characters of an array that is a candle, with a margin
 _LONGEST_CANDLE = 1 << 12
 _SPACE = " \t\r\n"
+# the columns whose values are lists of texts
+_LISTS = {name for table in TABLES.values() for name, kind in table.kinds.items() if kind == ColumnKind.TEXTS}
 
 
 def _refuse(word: str) -> None:
@@ -177,11 +180,14 @@ class _Elements:
 
 
 def _column(name: str, values: list[Any]) -> Any:
-    """Return a column of whole numbers, of floats or of text; objects are converted to their JSON text.
+    """Return a column of whole numbers, of floats or of text; objects, and lists of texts, are converted to their JSON text.
 
     Raises:
-        RowError: a value is neither text, a whole number, an object nor null.
+        RowError: a value is neither text, a whole number, an object nor null, nor a list in a column of lists.
     """
+    if name in _LISTS and any(type(value) is list for value in values):
+        # earlier versions exported a list as its JSON text
+        values = [json.dumps(value) if type(value) is list else value for value in values]
     kinds = set(map(type, values)) - {type(None)}
     if not kinds:
         return pa.nulls(len(values))
