@@ -814,7 +814,7 @@ def import_files(
     decimals: Decimals | None = None,
     progress: ProgressCallback | None = None,
 ) -> ImportReport:
-    """Store the rows of files: exports of iftb-store, and candles from Binance, freqtrade, ccxt, pandas or Polars."""
+    """Store the rows of files: exports of iftb-store, candles from Binance, freqtrade, ccxt, pandas or Polars, and databases."""
 
 def list_partitions(db: SyncStore) -> Partitioning:
     """Return how the table of bars is divided into partitions, and their sizes."""

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from sqlalchemy import URL
+from sqlalchemy.exc import OperationalError
 
 from iftb_store.abilities import ConnectedStore
 from iftb_store.errors import CollisionError, InvalidValueError
@@ -13,7 +14,9 @@ from iftb_store.files.imported import ImportedFile
 from iftb_store.files.readers.binance import DumpError
 from iftb_store.files.source import Source
 from iftb_store.foreign.functions import copy_from
+from iftb_store.foreign.reading import open_tables
 from iftb_store.foreign.reports import ForeignReport
+from iftb_store.manager import DatabaseManager
 from iftb_store.schema.table_spec import BARS, TRADES
 from iftb_store.transfer.progress import StepCallback
 from iftb_store.values.choices import Conflict
@@ -28,12 +31,22 @@ async def import_database(db: ConnectedStore, source: Source, on_conflict: Confl
     """
     address = URL.create("sqlite", database=str(source.path.absolute()))
     try:
+        await _require_readable(source.path, address)
         report = await copy_from(address, db, tz=source.hints.zone, on_conflict=on_conflict)
     except (InvalidValueError, CollisionError) as error:
         raise DumpError(f"{source.path}: is a database: {error}") from error
     size = (await asyncio.to_thread(source.path.stat)).st_size
     progress(size, size)
     return describe_import(source.path, report)
+
+
+async def _require_readable(path: Path, address: URL) -> None:
+    """Raise DumpError if the file cannot be read as a database, so that it is refused and other files are imported."""
+    try:
+        async with DatabaseManager(address.update_query_dict({"mode": "ro"})) as old, old.get_session() as session:
+            await open_tables(session)
+    except OperationalError as error:
+        raise DumpError(f"{path}: is a database, but cannot be read: {error.orig}") from error
 
 
 def describe_import(path: Path, report: ForeignReport) -> ImportedFile:

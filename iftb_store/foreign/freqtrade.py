@@ -138,7 +138,7 @@ def _to_trade(row: dict[str, Any], fills: list[dict[str, Any]], account: str) ->
         fee = CONTEXT.add(fee, fill["fee"])
     if not fills:
         for price, rate in ((row["open_rate"], row["fee_open"]), (row["close_rate"], row["fee_close"])):
-            fee = CONTEXT.add(fee, CONTEXT.multiply(CONTEXT.multiply(row["amount"], price or _ZERO), rate or _ZERO))
+            fee = CONTEXT.add(fee, CONTEXT.multiply(CONTEXT.multiply(row["amount"] or _ZERO, price or _ZERO), rate or _ZERO))
     reason = row["exit_reason"] or row["sell_reason"]
     tag = row["enter_tag"] or row["buy_tag"]
     changed = row["open_date"] if is_open else row["close_date"] or row["open_date"]

@@ -74,7 +74,7 @@ class ForeignTables:
         if not shown:
             return
         lacking = dict.fromkeys(name for name in wanted if name not in stored)
-        sql = text(f"SELECT {', '.join(shown)} FROM {quote(table)} WHERE id > :after ORDER BY id LIMIT {_ROWS}")
+        sql = text(f"SELECT {', '.join(shown)} FROM {quote(table)} WHERE id > CAST(:after AS BIGINT) ORDER BY id LIMIT {_ROWS}")
         after = -(2**63) + 1
         while True:
             rows = [dict(row) | lacking for row in (await self._session.execute(sql, {"after": after})).mappings()]
@@ -110,14 +110,17 @@ def to_decimal(value: object, name: str) -> Decimal | None:
     """Return a stored number as a Decimal, of a float the shortest that converts back to it; None for NULL.
 
     Raises:
-        InvalidValueError: the value is not a number.
+        InvalidValueError: the value is not a number, or not a finite one.
     """
-    if value is None or isinstance(value, Decimal):
-        return value
+    if value is None:
+        return None
     try:
-        return Decimal(repr(value) if isinstance(value, float) else str(value))
+        number = Decimal(repr(value) if isinstance(value, float) else str(value))
     except InvalidOperation as error:
         raise InvalidValueError(f"{name} {show(value)} is not a number") from error
+    if not number.is_finite():
+        raise InvalidValueError(f"{name} {number} is not a finite number")
+    return number
 
 
 def to_time(value: object, name: str, zone: tzinfo = UTC) -> datetime | None:

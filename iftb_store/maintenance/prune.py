@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore
@@ -79,6 +80,8 @@ async def prune(
     """
     check_store(db, "db")
     before = resolve_since(older_than, "older_than")
+    if before.replace(tzinfo=None) == datetime.min:
+        raise InvalidValueError("older_than is the first moment of the year 1, before which there is no row")
     chosen = [name for name in (exchange, symbol, timeframe) if name is not None]
     scope = TableScope(
         tables,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from iftb_store._io.tasks import import_modules
 from iftb_store.abilities import ConnectedStore
@@ -69,7 +69,7 @@ async def rollup(
     check_store(db, "db")
     check_timeframe(source, "source")
     check_timeframe(target, "target")
-    buckets = Buckets(source, target)
+    Buckets(source, target)
     window = make_filter(BARS, start, end, exchange=exchange, symbol=symbol, timeframe=source)
     checks.boolean(partial, "partial")
     checks.boolean(dry_run, "dry_run")
@@ -78,14 +78,13 @@ async def rollup(
     await import_modules("pyarrow", "iftb_store.maintenance.rolling")
     from iftb_store.maintenance.rolling import Roller, list_series_in
 
-    last = window.end or datetime.now(UTC)
-    first = window.start
+    last, first = window.end or datetime.now(UTC), window.start
+    roller = Roller(source, target, last, partial=partial, dry=dry_run)
     if first is not None:
         check_window(first, last)
-        begins = buckets.start(buckets.number(first))
-        # the bar that began before has only a part of its time in the window
-        first = begins if begins == first else buckets.start(buckets.number(first) + 1)
-    roller = Roller(source, target, last, partial=partial, dry=dry_run)
+        if roller.begin(first) < first:
+            # the bar that began before has only a part of its time in the window
+            first = roller.end(first) + timedelta(microseconds=1)
     done = []
     with step("roll up") as tell:
         found = await list_series_in(db, window)

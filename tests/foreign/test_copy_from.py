@@ -76,8 +76,8 @@ async def test_bars_of_vnpy_are_copied_in_utc_with_the_shortest_decimals(make_so
     assert (first.open, first.high, first.low, first.close) == tuple(map(Decimal, ("3850.1", "3852.5", "3849.9", "3851.3")))
     assert (second.volume, second.quote_volume) == (Decimal("0.1"), Decimal("0.3"))
     assert day.timestamp == datetime(2024, 2, 1, tzinfo=UTC)
-    assert [part.inserted for part in report.copied.parts] == [1, 2]
-    assert [part.inserted + part.updated for part in again.copied.parts] == [0, 0]
+    assert [part.inserted for part in report.copied.parts if part.table == "ohlcv"] == [1, 2]
+    assert sum(part.inserted + part.updated for part in again.copied.parts) == 0
     assert "left out: 1 ticks in dbtickdata" in report.notes
 
 
