@@ -273,7 +273,7 @@ class Pruner:
 _COLUMNS = {
     "trades": ("id", "trade_id", "action", "exit_time", "updated_at"),
     "positions": ("id", "status", "last_updated"),
-    "system_events": ("id",),
+    "system_events": ("id", "created_at"),
 }
 
 

@@ -137,7 +137,7 @@ class PruneTests(SuiteFixtures):
         assert count(report) == count(plan) == {"positions": 8, "system_events": 10}
         assert len(await positions.get_open_positions(None)) == 4
         assert [one.message for one in await events.get_recent_events()] == [str(number) for number in range(19, 9, -1)]
-        assert count(await prune(db, T0 + 15 * _DAY, "system_events", "binance")) == {"system_events": 3}
+        assert count(await prune(db, T0 + 15 * _DAY, "system_events", "binance")) == {"system_events": 2}
 
     async def test_a_bot_writes_while_rows_are_pruned(self, db: DatabaseManager) -> None:
         needs(db, Capability.RECORDS)
