@@ -140,7 +140,7 @@ async def _stream_range(one: Try) -> int:
 
 
 async def _report_upsert(one: Try) -> int:
-    if one.parameter != "report":
+    if one.parameter not in ("report", "only_closed"):
         return await _upsert_bars(one)
     await OHLCVRepository(one.session).upsert_many([bar(exchange=f"R{one.number}")], **one.changed())
     return 1
@@ -182,11 +182,8 @@ async def _get_trade(one: Try) -> int:
 
 
 async def _get_recent_trades(one: Try) -> int:
-    found = await TradeRepository(one.session).get_recent(**one.changed())
-    if one.field:
-        _assert_found(found, {one.field: one.value})
-    else:
-        assert 1 <= len(found) <= one.value
+    arguments = one.changed(limit=5) if one.field else {"limit": 5, **one.changed()}
+    _assert_found(await TradeRepository(one.session).get_recent(**arguments), arguments)
     return 0
 
 

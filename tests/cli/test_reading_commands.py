@@ -89,7 +89,7 @@ def test_gaps_are_shown_with_the_number_of_missing_bars(run: Run, stored: str) -
     code, out, _ = run("gaps", stored, "BTCUSDT", "1m")
 
     assert code == 0
-    assert re.search(r"2024-02-01 00:01 +2024-02-01 00:05 +3\n", out)
+    assert re.search(r"2024-02-01 00:01 +2024-02-01 00:05 +3 +0\n", out)
     assert out.endswith("2 gaps, 4 bars missing (times in UTC)\n")
 
 
@@ -107,6 +107,7 @@ def test_gaps_at_the_edges_of_a_window_are_shown_as_json(run: Run, stored: str) 
             "last_before": "2024-01-31T23:58:00+00:00",
             "first_after": "2024-02-01T00:00:00+00:00",
             "missing": 1,
+            "asked": 0,
         }
     ]
 
@@ -160,7 +161,7 @@ def test_gaps_and_bars_of_all_exchanges_are_shown(run: Run, stored: str) -> None
     _, gaps, _ = run("gaps", stored, "BTCUSDT", "1m")
     _, latest, _ = run("latest", stored, "BTCUSDT", "1m", "--limit", "2")
 
-    assert re.findall(r"^(binance|kraken) .* (\d)$", gaps, re.MULTILINE) == [("binance", "1"), ("kraken", "3")]
+    assert re.findall(r"^(binance|kraken) .* (\d) +0$", gaps, re.MULTILINE) == [("binance", "1"), ("kraken", "3")]
     assert gaps.endswith("2 gaps, 4 bars missing (times in UTC)\n")
     assert re.findall(r"^(\w+) +(2024-\S+ \S+)", latest, re.MULTILINE) == [
         ("kraken", "2024-02-01 00:04"),
