@@ -66,10 +66,10 @@ async def check_health(
     Args:
         backend: the backend.
         standby: the standby for reads, if there is one.
-        url: the URL as an argument of a command, with the password hidden.
+        url: the URL as the messages show it in commands, quoted and with the password hidden.
         ping: runs one statement within the given number of seconds and returns its duration.
         read_status: returns the state of the schema.
-        within: maximum seconds to wait for an answer, and again for the check of writes.
+        within: maximum seconds to wait for the answer to ``ping``; the check of writes may take as long again.
     """
     round_trip, schema, writable = None, None, False
     protection: Encryption | tuple[None, None] = None, None

@@ -51,7 +51,7 @@ _REASONS = (
 
 
 class Cluster:
-    """One Spark Connect server that reads the same table; its methods block, and threads may call them at the same time."""
+    """One Spark Connect server, which reads the Delta table of the lake; the methods block, and several threads may call them."""
 
     def __init__(self, address: str, location: str) -> None:
         """Prepare a connection; nothing is sent yet.

@@ -112,7 +112,7 @@ class Lake:
             raise
 
     def has_commit(self, token: str, after: int) -> bool | None:
-        """Return whether the version that directly follows ``after`` is the commit of a transaction; None if there is none yet.
+        """Return whether the version ``after`` + 1 is the commit with this token; None if there is no such version yet.
 
         Raises:
             OSError: the log cannot be read.

@@ -84,7 +84,7 @@ class Storage:
         return f"{self.location}/{path}" if s3 is None else f"{s3.bucket}/{s3.prefix}/{path}"
 
     def is_newest(self, version: int) -> bool:
-        """Return whether it is known, without delta-rs, that no version follows; False if that is not known."""
+        """Return whether a look into the folder shows that ``version`` is the newest; False if a look cannot tell, as on S3."""
         if self._s3 is not None:
             return False
         log = Path(self.location, _LOG)

@@ -222,7 +222,7 @@ class PostgresBackend(EngineBackend):
             raise translate(error) or error from error
 
     async def has_replayed(self, session: AsyncSession, position: Position) -> bool:
-        """Return whether a session's server has replayed a position; see `iftb_store.abilities.SupportsStandby`."""
+        """Return whether a session's server has replayed the write-ahead log up to a position; see `SupportsStandby`."""
         async with hold_connection(session) as pooled:
             driver: Any = pooled.driver_connection
             try:

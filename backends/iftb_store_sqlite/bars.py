@@ -107,7 +107,10 @@ def write_rows(connection: sqlite3.Connection, writer: BarWriter, rows: list[Row
 
 
 def write_whole(connection: sqlite3.Connection, write: Callable[[sqlite3.Connection], int | None]) -> None:
-    """Call ``write`` until it returns None, in a savepoint and in one call in the thread, so that a cancellation undoes all."""
+    """Call ``write`` repeatedly until it returns None, in one savepoint; an error undoes all of its writes.
+
+    This runs as one job of the connection's thread, so that a cancelled call has written everything or nothing.
+    """
     savepoint(connection)
     try:
         while write(connection) is not None:

@@ -59,9 +59,7 @@ def compute_annual_ratios(values: Sequence[Decimal]) -> tuple[Decimal | None, De
 
     Sharpe is mean / sample standard deviation * sqrt(365), None if all values are equal. Sortino is
     mean / sqrt(sum of the squares below 0 / number of values) * sqrt(365), None if no value is below 0. Both are None for fewer
-    than two values.
-
-    The caller works in `EXACT`.
+    than two values. To be called in the decimal context `EXACT`.
     """
     if len(values) < 2:
         return None, None

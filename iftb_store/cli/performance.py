@@ -56,7 +56,7 @@ FeeMode = Annotated[
     typer.Option(
         "--fees",
         metavar="MODE",
-        help="apart: realized_pnl is before fees, which are subtracted; included: they are subtracted already.",
+        help="apart: realized_pnl is before fees, and this command subtracts them; included: realized_pnl is after fees.",
         autocompletion=one_of(FEES),
     ),
 ]

@@ -107,8 +107,8 @@ async def export_table(
         InvalidValueError: the target already exists or is a database, an argument has an invalid value, or the arguments
             contradict each other; nothing is written.
         SchemaError: the database has no tables of iftb-store, or tables of another revision.
-        OperationalError: another export to the target is running; or rows of the table are hidden from this role, even if
-            they are not selected: the user could not see that rows are missing from the file.
+        OperationalError: another export to the target is running; or the database hides rows of the table from this role,
+            also rows that are not selected: otherwise the file could lack rows without notice.
         Unsupported: the database does not keep the table.
         NotConnectedError: before connect().
         MissingDriverError: pyarrow is not installed; the message contains the install command.

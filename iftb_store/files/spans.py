@@ -33,7 +33,7 @@ class Spans:
         return self._count
 
     def find(self, times: Times) -> list[int]:
-        """Return the given times that were added before, in ascending order; series whose gaps are not remembered are skipped."""
+        """Return those of the given times that were added before, in ascending order; series with too many gaps are left out."""
         found: list[int] = []
         for key, spans in times.items():
             if key in self._lines and key not in self._holes_forgotten:

@@ -32,7 +32,7 @@ MOST_EVENTS = 50
 
 @dataclass(frozen=True, slots=True)
 class ClosedTrade:
-    """A trade that counts, when it was closed, and its net result."""
+    """A closed trade that the figures contain, with the time of its end and its net result."""
 
     trade: Trade
     closed_at: datetime

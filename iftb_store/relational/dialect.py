@@ -95,9 +95,10 @@ class SqlDialect:
         on_conflict: whether INSERT has the clauses ON CONFLICT … DO NOTHING and DO UPDATE; if not, the stores update first and
             insert the rows that the update did not find.
         row_values: whether rows of values can be compared, as in ``(a, b) > (1, 2)``.
-        correlated: whether a subquery after FROM can refer to the query around it, within a subquery that computes a value. If
-            not, as on MariaDB, list_series takes about twice as long.
-        grid: whether the remainder of ``microseconds`` costs less than a window function, as where times are stored as such.
+        correlated: whether a subquery in FROM, inside a subquery that returns one value, can refer to columns of the outer query.
+            If not, as on MariaDB, list_series takes about twice as long.
+        grid: whether to find series without gaps by the remainder of ``microseconds``, which is faster than a window function
+            where times are stored as microseconds.
         seeks: whether the key's index finds the first row after a key at once; if not, as in a columnar engine, one query over
             the whole table is faster than one query per series.
         lock_series: the statement that makes other transactions wait for this one, if they lock the same series by the parameter

@@ -15,7 +15,7 @@ async def add(target: Any, name: str = "ROW") -> None:
 
 
 async def change(target: Any, name: str, value: Decimal | int) -> None:
-    """Set the value of a row."""
+    """Store the value of a row: the volume of the bar whose symbol is ``name``."""
     await OHLCVRepository(target).upsert_many([bar(symbol=name, volume=Decimal(value))])
 
 

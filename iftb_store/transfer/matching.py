@@ -312,8 +312,10 @@ def _pair(source: pa.Table, destination: pa.Table, key: str, *, unique: bool, tr
         source: rows of the source without a partner.
         destination: rows of the destination without a partner.
         key: the name of the column.
-        unique: pair a row only if no other row of the same store has its value; otherwise the smallest ids are paired first.
-        translated: whether an event without a position may be paired with an event that has one, see `Matcher`.
+        unique: True: pair a row only if no other row of the same store has its value. False: pair the rows with a value in the
+            order of their ids.
+        translated: whether the ids of positions are those of the destination already, so that an event without a position may be
+            paired with one that has it; see `Matcher`.
     """
     one, two = (_rank(rows.filter(pc.is_valid(rows[key])), key, unique=unique) for rows in (source, destination))
     if not one.num_rows or not two.num_rows:

@@ -131,7 +131,7 @@ def round_to_places(value: object, name: str) -> Decimal:
 
 
 def file_path(value: object, name: str) -> str:
-    """Return the path of a file as text; raise InvalidValueError if it is none, e.g. bytes."""
+    """Return the path of a file as text; raise InvalidValueError if it is not a path, e.g. bytes."""
     if not isinstance(value, str | os.PathLike):
         raise InvalidValueError(f"{name} must be a file name, not {type_name(value)}")
     return text(os.fspath(value), name)

@@ -209,9 +209,9 @@ def _find_revision(conn: Connection, schema: SchemaDialect | None = None) -> str
 
 
 def _drop_or_refuse_later(conn: Connection, revision: str | None) -> None:
-    """Drop the empty tables and the views that a revision after this one creates, if they are identical to that one's.
+    """Drop empty tables and views that exist too early: a revision after ``revision`` creates them, in the same form.
 
-    ``Base.metadata.create_all`` of a newer version has created them beside the older tables.
+    ``Base.metadata.create_all`` of a newer iftb-store has created them in this older database.
 
     Raises:
         SchemaError: something else has the name of such a table or view, or such a table has rows.
