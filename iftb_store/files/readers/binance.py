@@ -236,7 +236,7 @@ class KlineDump:
         self._check_end(position)
 
     def tables(self, size: int = MOST_ROWS) -> Generator[KlineRows, None, None]:
-        """Yield the bars in the file's order as Arrow tables; each ends with the block of lines in which it reaches ``size`` bars.
+        """Yield the bars in the file's order as Arrow tables, each up to the block of lines in which it reaches ``size`` bars.
 
         The bars and the errors are those of `batches`, in a sixth of the time; pyarrow is needed. If the file has several
         faults, the one in its first line is raised.
